@@ -1,0 +1,305 @@
+//! The disk: the few verbs by which this program writes what must last.
+//!
+//! The only file that renames or fsyncs. Everything durable goes through [`Disk`], so a test
+//! can stand in for the power switch. Must never know what the bytes mean.
+//!
+//! Assumptions about the medium: a successful `fdatasync` means the bytes survive a power cut;
+//! a rename is atomic; after a failed sync nothing about that file is believed any more.
+
+use std::fmt;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fs2::FileExt as LockExt;
+
+/// How [`Disk::open`] opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading; the file must exist.
+    Read,
+    /// For reading and writing; the file must exist.
+    Write,
+    /// For reading and writing; the file must not exist. Not durable before [`Disk::sync_dir`].
+    CreateNew,
+}
+
+/// Whether a [`Disk::replace`] survives a power cut or only the death of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// fsync, rename, fsync of the folder.
+    Durable,
+    /// Rename only: readers never see half a file, a power cut may lose it.
+    Quick,
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// File name; names that are not UTF-8 are left out of listings, as we never make any.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Whether it is a folder (links are not followed).
+    pub is_dir: bool,
+}
+
+/// An open file, addressed by offset.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Writes all of `bytes` at `offset`. After an error any prefix may have been written.
+    ///
+    /// # Errors
+    /// What the operating system said (ENOSPC, EIO, EDQUOT, EROFS, EFBIG and so on).
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Reads up to `into.len()` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Makes written bytes durable (fdatasync). After an error the file must not be trusted again.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts the file to `bytes`.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Current size in bytes.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn size(&self) -> io::Result<u64>;
+    /// Reserves blocks up to `bytes`, so that a full disk shows now and not later.
+    ///
+    /// # Errors
+    /// ENOSPC, or `Unsupported` where the file system cannot.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// A lock on a file, held until dropped or until the process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+
+/// The verbs. See the module's header for what is assumed of the medium.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes `path` hold `bytes`: temporary file in the same folder, then rename.
+    ///
+    /// # Errors
+    /// What the operating system said; the former content then stays.
+    fn replace(&self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()>;
+    /// Reads a whole file, refusing more than `max` bytes.
+    ///
+    /// # Errors
+    /// What the operating system said, or `InvalidData` when it is larger.
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
+    /// The entries of a folder, sorted by name.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+    /// Makes a folder and those above it; existing ones are fine.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn make_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes creations and removals in a folder durable.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Renames within one file system; the target must not be a non-empty folder.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Bytes that an unprivileged writer may still use on the file system of `dir`.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+}
+
+/// The operating system's disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsDisk;
+
+#[derive(Debug)]
+struct OsFile(File);
+
+/// Mode of the files that hold events: they may hold secrets that a script printed.
+const FILE_MODE: u32 = 0o600;
+
+impl DiskFile for OsFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < into.len() {
+            match self.0.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.0.allocate(bytes)
+    }
+}
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = File::options();
+        options.read(true).mode(FILE_MODE);
+        match how {
+            Open::Read => {}
+            Open::Write => {
+                options.write(true);
+            }
+            Open::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()> {
+        let dir = parent(path)?;
+        let mut fresh = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
+        fresh.write_all(bytes)?;
+        if how == Replace::Durable {
+            fresh.as_file().sync_all()?;
+        }
+        fresh.persist(path).map_err(|error| error.error)?;
+        if how == Replace::Durable {
+            self.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is larger than {max} bytes", path.display()),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) => entries.push(Entry {
+                    name,
+                    bytes: meta.len(),
+                    is_dir: meta.is_dir(),
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        fs2::available_space(dir)
+    }
+}
+
+/// Takes the lock on `path`, making the file when it is missing; `None` when another process holds it.
+///
+/// # Errors
+/// What the operating system said.
+pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    match LockExt::try_lock_exclusive(&file) {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} has no folder", path.display()),
+        )
+    })
+}
+
+/// Joins names to a folder, for the many places that name a file under the root.
+#[must_use]
+pub fn under(dir: &Path, names: &[&str]) -> PathBuf {
+    let mut path = dir.to_path_buf();
+    path.extend(names);
+    path
+}

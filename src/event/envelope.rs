@@ -1,0 +1,1 @@
+//! Turning a line into an event's JSON (stub, being written).

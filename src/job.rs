@@ -1,0 +1,185 @@
+//! A job as it was checked: immutable, of one generation. A change makes a new `Job`.
+//!
+//! Text has become types here; nothing in it can be wrong any more. Must never read files,
+//! parse TOML or start anything.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::event::Route;
+use crate::schedule::Schedule;
+
+/// A job, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Identity: the name of its folder under `jobs/`.
+    pub name: String,
+    /// Content hash of its folder: which edit of the job this is. 16 hexadecimal digits.
+    pub generation: String,
+    /// The read-only copy of its folder that runs execute from.
+    pub folder: PathBuf,
+    /// For people.
+    pub description: String,
+    /// A disabled job is loaded and shown, never run.
+    pub enabled: bool,
+    /// Added to each event's `tags`.
+    pub tags: Vec<String>,
+    /// Added to each event under `fields`.
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Routing tag; default: the job's name.
+    pub tag: String,
+    /// What is run.
+    pub script: Script,
+    /// When it is run.
+    pub schedule: Schedule,
+    /// What becomes of standard output.
+    pub stdout: Capture,
+    /// What becomes of standard error.
+    pub stderr: Capture,
+    /// The outputs that get its events.
+    pub route: Route,
+    /// How many results are kept.
+    pub keep: Keep,
+}
+
+/// The `[script]` section, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// The file to run, relative to the job's folder.
+    pub run: String,
+    /// What runs it.
+    pub language: Language,
+    /// Arguments; `${SPOOLBEAT_*}` in them is filled in per run.
+    pub args: Vec<String>,
+    /// Variables set for it.
+    pub env: BTreeMap<String, String>,
+    /// Names of variables passed on from the daemon's environment.
+    pub pass_env: Vec<String>,
+    /// Longest run; `None`: no limit. Time during which we do not read its output does not count.
+    pub timeout: Option<Duration>,
+    /// Between TERM and KILL, and how long pipes may stay open after the script has exited.
+    pub kill_grace: Duration,
+    /// Where it runs.
+    pub cwd: Cwd,
+    /// What becomes of a run when the daemon stops.
+    pub on_stop: AtEnd,
+    /// What becomes of a run when its job is removed.
+    pub on_remove: AtEnd,
+}
+
+/// What a script is run by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// `python3 -u SCRIPT`
+    Python,
+    /// `bash SCRIPT`
+    Bash,
+    /// `sh SCRIPT`
+    Sh,
+    /// `pwsh -NoProfile -NonInteractive -File SCRIPT`
+    Powershell,
+    /// `node SCRIPT`
+    Node,
+    /// `perl SCRIPT`
+    Perl,
+    /// `ruby SCRIPT`
+    Ruby,
+    /// The file itself; it must be executable.
+    Exec,
+}
+
+impl Language {
+    /// All of them, with the names they have in `job.toml`.
+    pub const NAMES: [(&'static str, Self); 8] = [
+        ("python", Self::Python),
+        ("bash", Self::Bash),
+        ("sh", Self::Sh),
+        ("powershell", Self::Powershell),
+        ("node", Self::Node),
+        ("perl", Self::Perl),
+        ("ruby", Self::Ruby),
+        ("exec", Self::Exec),
+    ];
+
+    /// Interpreter and its own arguments, to which the script's path is added; `None`: run the file itself.
+    #[must_use]
+    pub const fn interpreter(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Self::Python => Some(("python3", &["-u"])),
+            Self::Bash => Some(("bash", &[])),
+            Self::Sh => Some(("sh", &[])),
+            Self::Powershell => Some(("pwsh", &["-NoProfile", "-NonInteractive", "-File"])),
+            Self::Node => Some(("node", &[])),
+            Self::Perl => Some(("perl", &[])),
+            Self::Ruby => Some(("ruby", &[])),
+            Self::Exec => None,
+        }
+    }
+
+    /// The language that a file's ending says, if it says one.
+    #[must_use]
+    pub fn from_ending(file: &str) -> Option<Self> {
+        match file.rsplit_once('.')?.1 {
+            "py" => Some(Self::Python),
+            "bash" => Some(Self::Bash),
+            "sh" => Some(Self::Bash),
+            "ps1" => Some(Self::Powershell),
+            "js" | "mjs" | "cjs" => Some(Self::Node),
+            "pl" => Some(Self::Perl),
+            "rb" => Some(Self::Ruby),
+            _ => None,
+        }
+    }
+}
+
+/// A script's working directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cwd {
+    /// The generation's folder, read-only.
+    Job,
+    /// `$SPOOLBEAT_STATE_DIR`, the script's own.
+    State,
+}
+
+/// What becomes of a run when the daemon stops or its job is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// TERM, grace, KILL.
+    Terminate,
+    /// It may finish (at a stop: within its own timeout).
+    Finish,
+}
+
+/// One stream's capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// Lines become events.
+    pub events: bool,
+    /// Lines go to the daemon's own log.
+    pub log: bool,
+    /// How a line becomes an event.
+    pub format: Format,
+    /// Longest line in bytes; longer ones are cut there and marked.
+    pub max_event: usize,
+}
+
+/// How a line becomes an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The line is `message`. Never guessed.
+    Text,
+    /// The line is a JSON object and its keys are the event's; anything else is taken as text.
+    Json,
+}
+
+/// `[results] keep`: what is kept of a job's ended runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// At most this many.
+    pub runs: u32,
+    /// Not longer than this.
+    pub age: Duration,
+    /// Not more than this many bytes.
+    pub bytes: u64,
+}

@@ -1,0 +1,29 @@
+//! Spoolbeat (header being written).
+
+// floor 0: words
+pub mod clock;
+pub mod disk;
+pub mod event;
+pub mod units;
+
+// floor 1: pure machines
+pub mod lumberjack;
+pub mod queue;
+pub mod run;
+pub mod schedule;
+
+// floor 2: hands
+pub mod process;
+pub mod sink;
+pub mod source;
+
+// floor 3: the text world
+pub mod config;
+pub mod job;
+pub mod spool;
+
+// floor 4: acting parts
+pub mod runner;
+
+// floor 5: the head
+pub mod cli;

@@ -1,0 +1,3 @@
+//! Where events go: one file per kind of output (being written).
+
+pub mod lumberjack;
