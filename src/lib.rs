@@ -27,3 +27,7 @@ pub mod runner;
 
 // floor 5: the head
 pub mod cli;
+pub mod control;
+pub mod log;
+pub mod status;
+pub mod supervisor;
