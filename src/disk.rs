@@ -22,6 +22,9 @@ use std::sync::Arc;
 
 use fs2::FileExt as LockExt;
 
+#[cfg(test)]
+pub(crate) mod mem;
+
 /// How [`Disk::open`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
