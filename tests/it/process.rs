@@ -121,7 +121,7 @@ fn file(dir: &Path, name: &str, mode: u32, content: &str) -> PathBuf {
 async fn a_script_has_its_own_session_a_clean_environment_and_only_three_descriptors() {
     let mut child = sh(
         "echo $GREETING; env | wc -l; ls /proc/self/fd | tr '\\n' ' '; umask; \
-         cat; readlink /proc/self/fd/0; grep -E 'SigBlk|SigIgn|NoNewPrivs' /proc/self/status | tr -d '\\n'; \
+         cat; readlink /proc/self/fd/0; grep -E 'SigBlk|SigIgn|NoNewPrivs' /proc/self/status | tr -d '\\n'; echo; \
          ps -o pid=,sid=,pgid=,tty= -p $$; echo bad >&2; exit 3",
     );
     let pid = started(&mut child).await;
