@@ -1,1 +1,3 @@
+//! Tests against the real program and real processes.
 
+mod process;
