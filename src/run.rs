@@ -3,6 +3,8 @@
 //! Input in, effects out; late or repeated input has no effect, by design. Must never know
 //! a clock, a process or a file: its driver is `runner`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde::Serialize;
 
