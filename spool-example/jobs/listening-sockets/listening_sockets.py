@@ -72,7 +72,7 @@ def main():
         sys.exit("no socket table could be read: " + "; ".join(problems))
     total = sum(counts.values())
     print(json.dumps({
-        "message": "%d listening sockets" % total,
+        "message": "listening sockets: %d" % total,
         "event": {"kind": "metric"},
         "listening": dict(counts, total=total),
     }))
