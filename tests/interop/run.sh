@@ -89,8 +89,9 @@ JOB
         tail -n 20 "$work/daemon.err" "$work/server.err"
     fi
 
-    kill -TERM "$daemon"
-    if wait "$daemon"; then
+    if ! kill -TERM "$daemon" 2>/dev/null; then
+        fail "the daemon ended before it was told to"
+    elif wait "$daemon"; then
         pass "we stop cleanly with timbersnake at the other end"
     else
         fail "stopped with exit code $? with timbersnake at the other end"
