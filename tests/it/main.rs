@@ -1,1 +1,4 @@
+//! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
+mod first_light;
+mod harness;
