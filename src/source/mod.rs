@@ -1,1 +1,7 @@
-//! Being written.
+//! Sources: bytes from somewhere become portions of events for the queue.
+//!
+//! Knows lines, envelopes and portions; must never know why a run was started, how the queue
+//! stores what it takes, or where events are sent.
+
+pub mod gather;
+pub mod lines;
