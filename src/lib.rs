@@ -12,6 +12,7 @@ pub mod lumberjack;
 pub mod queue;
 pub mod run;
 pub mod schedule;
+pub mod window;
 
 // floor 2: hands
 pub mod process;
@@ -26,6 +27,7 @@ pub mod spool;
 
 // floor 4: acting parts
 pub mod runner;
+pub mod shipper;
 
 // floor 5: the head
 pub mod cli;

@@ -1,3 +1,5 @@
 //! Tests against the real program and real processes.
 
+mod first_light;
+mod harness;
 mod process;
