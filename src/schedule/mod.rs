@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 pub mod cron;
+mod crontab;
 
 pub use cron::Cron;
 
