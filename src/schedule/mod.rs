@@ -6,6 +6,8 @@ use std::time::Duration;
 
 pub mod cron;
 mod crontab;
+pub mod scheduler;
+mod ticks;
 
 pub use cron::Cron;
 
