@@ -153,12 +153,12 @@ pub struct Totals {
 /// The queue on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Bytes of its files.
-    pub bytes: u64,
-    /// `[queue] max_bytes`.
+    /// Bytes that some output still has before it.
+    pub held_bytes: u64,
+    /// How many bytes may be held: schedules pause at 80 % of it.
     pub max_bytes: u64,
-    /// Events that were captured since the queue was made.
-    pub captured_events: u64,
+    /// Bytes of all its files, those kept for replay among them.
+    pub total_bytes: u64,
     /// Why it cannot be written, in words; absent when it can.
     pub broken: Option<String>,
 }
@@ -168,16 +168,16 @@ pub struct Queue {
 pub struct Output {
     /// Its name.
     pub name: String,
-    /// The peer it is connected to; absent when it is not.
-    pub connected: Option<String>,
-    /// Events that it has had acknowledged.
+    /// `connected`, `connecting`, `down`, or `idle`: closed while there is nothing to send.
+    pub state: String,
+    /// The host of the connection, or the one that is tried next.
+    pub host: String,
+    /// Events that it has had acknowledged since it exists.
     pub acked_events: u64,
     /// Events that it still has before it.
     pub waiting_events: u64,
-    /// What went wrong last, in words.
+    /// Why the last connection broke or failed, in words, if none has made progress since.
     pub last_error: Option<String>,
-    /// When that was.
-    pub last_error_at: Option<At>,
 }
 
 /// One job.
@@ -191,7 +191,7 @@ pub struct Job {
     pub generation: Option<String>,
     /// Runs that have not ended.
     pub running: Vec<Running>,
-    /// The run that ended last, since the daemon was started.
+    /// The run that ended last.
     pub last_run: Option<LastRun>,
     /// When its schedule is next due; absent when it is not, or only after a run has ended.
     pub next_at: Option<At>,

@@ -64,7 +64,7 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
     head(&mut out, status, look);
     if !status.outputs.is_empty() {
         out.push('\n');
-        table(&mut out, &output_rows(status, now), look);
+        table(&mut out, &output_rows(status), look);
     }
     out.push('\n');
     if status.jobs.is_empty() {
@@ -97,10 +97,10 @@ fn head(out: &mut String, status: &Status, look: Look) {
         out,
         &format!(
             "queue: {} of {} ({} %)",
-            show_bytes(queue.bytes),
+            show_bytes(queue.held_bytes),
             show_bytes(queue.max_bytes),
             queue
-                .bytes
+                .held_bytes
                 .saturating_mul(100)
                 .checked_div(queue.max_bytes)
                 .unwrap_or(0)
@@ -120,29 +120,23 @@ fn head(out: &mut String, status: &Status, look: Look) {
     );
 }
 
-fn output_rows(status: &Status, now: Timestamp) -> Vec<Vec<Cell>> {
+fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
     let mut rows = vec![header(&[
         "OUTPUT",
-        "CONNECTED",
+        "STATE",
+        "HOST",
         "ACKED",
         "WAITING",
         "LAST ERROR",
     ])];
     for output in &status.outputs {
-        let error = match (&output.last_error, output.last_error_at) {
-            (Some(error), Some(at)) => format!("{} ({})", error, ago(at.0, now)),
-            (Some(error), None) => error.clone(),
-            (None, _) => "-".to_owned(),
-        };
         rows.push(vec![
             Cell::plain(&output.name),
-            match &output.connected {
-                Some(peer) => Cell::new(peer, Paint::Good),
-                None => Cell::new("no", Paint::Bad),
-            },
+            Cell::new(&output.state, output_paint(&output.state)),
+            Cell::plain(&output.host),
             Cell::plain(output.acked_events.to_string()),
             Cell::plain(output.waiting_events.to_string()),
-            Cell::new(error, Paint::Faint),
+            Cell::new(output.last_error.as_deref().unwrap_or("-"), Paint::Faint),
         ]);
     }
     rows
@@ -204,6 +198,10 @@ fn next(job: &Job, now: Timestamp) -> String {
 fn problems(out: &mut String, status: &Status, look: Look) {
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.daemon.paused.iter().cloned());
+    for output in &status.outputs {
+        let error = output.last_error.iter();
+        lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
+    }
     let broken = status.queue.broken.iter();
     lines.extend(broken.map(|why| format!("queue: {why}")));
     let of_jobs = status.jobs.iter().flat_map(|job| &job.problems);
@@ -220,6 +218,14 @@ fn problems(out: &mut String, status: &Status, look: Look) {
 
 fn ago(at: Timestamp, now: Timestamp) -> String {
     format!("{} ago", show_duration(now.since(at)))
+}
+
+fn output_paint(state: &str) -> Paint {
+    match state {
+        "connected" => Paint::Good,
+        "down" => Paint::Bad,
+        _ => Paint::None,
+    }
 }
 
 const fn state_paint(state: DaemonState) -> Paint {

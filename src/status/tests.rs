@@ -24,18 +24,18 @@ fn sample() -> Status {
             waiting_events: 200,
         },
         queue: Queue {
-            bytes: 1 << 20,
+            held_bytes: 1 << 20,
             max_bytes: 10 << 20,
-            captured_events: 1200,
+            total_bytes: 3 << 20,
             broken: None,
         },
         outputs: vec![Output {
             name: "lumberjack".to_owned(),
-            connected: Some("127.0.0.1:5044".to_owned()),
+            state: "connected".to_owned(),
+            host: "127.0.0.1:5044".to_owned(),
             acked_events: 1000,
             waiting_events: 200,
             last_error: None,
-            last_error_at: None,
         }],
         jobs: vec![Job {
             name: "disk".to_owned(),
@@ -80,11 +80,12 @@ fn the_json_names_are_stable() {
         },
         "totals": {"captured_events": 1200, "acked_events": 1000, "waiting_events": 200},
         "queue": {
-            "bytes": 1_048_576, "max_bytes": 10_485_760, "captured_events": 1200, "broken": null,
+            "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
+            "broken": null,
         },
         "outputs": [{
-            "name": "lumberjack", "connected": "127.0.0.1:5044", "acked_events": 1000,
-            "waiting_events": 200, "last_error": null, "last_error_at": null,
+            "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",
+            "acked_events": 1000, "waiting_events": 200, "last_error": null,
         }],
         "jobs": [{
             "name": "disk", "state": "idle", "generation": "00c0ffee00c0ffee", "running": [],
@@ -122,8 +123,8 @@ events: 1200 captured, 1000 acked, 200 waiting
 queue: 1.0 MiB of 10.0 MiB (10 %)
 daemon: running, spoolbeat 0.1.0, pid 42, up 1m01s, root /srv/spool
 
-OUTPUT      CONNECTED       ACKED  WAITING  LAST ERROR
-lumberjack  127.0.0.1:5044  1000   200      -
+OUTPUT      STATE      HOST            ACKED  WAITING  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   200      -
 
 JOB   STATE  LAST RUN                    NEXT     RUNS  FAILED  EVENTS  SKIPPED
 disk  idle   failed 4.0s ago, took 1.2s  in 4.8s  3     2       1200    4

@@ -220,6 +220,8 @@ pub struct Past {
     pub last_success_at: Option<Timestamp>,
     /// The generation of which a run has ended last.
     pub done_generation: Option<String>,
+    /// The run that ended last.
+    pub last_run: Option<status::LastRun>,
 }
 
 /// A run that the ledger has a start of, and no end.
@@ -282,7 +284,6 @@ struct Known {
     runs: Vec<RunId>,
     /// Interrupted runs whose end is not recorded yet: it must not run before.
     closing: u32,
-    last: Option<status::LastRun>,
     counts: status::Outcomes,
 }
 
@@ -516,7 +517,7 @@ impl Supervisor {
         if ended.outcome == Outcome::Success {
             known.past.last_success_at = Some(ended.started_at);
         }
-        known.last = Some(status::LastRun {
+        known.past.last_run = Some(status::LastRun {
             duration_ms: status::millis(ended.at.since(ended.started_at)),
             run: ended.run.clone(),
             outcome: ended.outcome,

@@ -54,7 +54,7 @@ impl Supervisor {
             state: self.job_state(known, view.as_ref()),
             generation: known.job.as_ref().map(|job| job.generation.clone()),
             running: running.collect(),
-            last_run: known.last.clone(),
+            last_run: known.past.last_run.clone(),
             next_at: view.as_ref().and_then(|view| view.next).map(At),
             last_success_at: known.past.last_success_at.map(At),
             runs: known.counts,

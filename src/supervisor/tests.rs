@@ -454,6 +454,7 @@ fn the_phase_of_a_schedule_is_kept_across_restarts() {
         last_fire: Some(Timestamp(BEGIN - 40_000)),
         last_success_at: Some(Timestamp(BEGIN - 39_000)),
         done_generation: Some("g1".to_owned()),
+        last_run: None,
     };
     let pasts = ["disk", "setup"].map(|name| (name.to_owned(), past.clone()));
     let mut rig = Rig::new(Mode::Serve, BTreeMap::from(pasts), Vec::new());
