@@ -13,6 +13,7 @@ pub mod run;
 pub mod schedule;
 
 // floor 2: hands
+pub mod files;
 pub mod process;
 pub mod sink;
 pub mod source;
