@@ -15,6 +15,7 @@ pub mod schedule;
 pub mod window;
 
 // floor 2: hands
+pub mod files;
 pub mod process;
 pub mod results;
 pub mod sink;
