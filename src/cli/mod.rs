@@ -1,3 +1,4 @@
 //! Being written.
 
+pub mod receive;
 pub mod results;
