@@ -17,6 +17,9 @@ pub mod driver;
 mod load;
 mod trail;
 
+#[cfg(test)]
+mod tests;
+
 use load::Loaded;
 use trail::Trail;
 
