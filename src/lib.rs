@@ -33,6 +33,7 @@ pub mod shipper;
 // floor 5: the head
 pub mod cli;
 pub mod control;
+pub mod daemon;
 pub mod log;
 pub mod status;
 pub mod supervisor;

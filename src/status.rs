@@ -110,6 +110,8 @@ pub struct Daemon {
     pub state: DaemonState,
     /// Why schedules are paused, in words; absent when they are not.
     pub paused: Option<String>,
+    /// Why `jobs/` cannot be looked at, in words; absent when it can.
+    pub unreadable: Option<String>,
 }
 
 /// What the daemon is doing.

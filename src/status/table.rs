@@ -198,6 +198,7 @@ fn next(job: &Job, now: Timestamp) -> String {
 fn problems(out: &mut String, status: &Status, look: Look) {
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.daemon.paused.iter().cloned());
+    lines.extend(status.daemon.unreadable.iter().cloned());
     for output in &status.outputs {
         let error = output.last_error.iter();
         lines.extend(error.map(|why| format!("output {}: {why}", output.name)));

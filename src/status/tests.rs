@@ -17,6 +17,7 @@ fn sample() -> Status {
             uptime_ms: 61_000,
             state: DaemonState::Running,
             paused: None,
+            unreadable: None,
         },
         totals: Totals {
             captured_events: 1200,
@@ -76,7 +77,7 @@ fn the_json_names_are_stable() {
         "daemon": {
             "version": "0.1.0", "pid": 42, "root": "/srv/spool",
             "started_at": "2025-11-21T08:08:08.000Z", "uptime_ms": 61000,
-            "state": "running", "paused": null,
+            "state": "running", "paused": null, "unreadable": null,
         },
         "totals": {"captured_events": 1200, "acked_events": 1000, "waiting_events": 200},
         "queue": {

@@ -6,6 +6,7 @@
 //! excepted).
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,8 +78,6 @@ pub enum Note {
     Clock,
     /// Something changed under `jobs/`.
     Spool(Change),
-    /// Everything that lay under `jobs/` at the start has been told.
-    SpoolRead,
     /// A run has ended and its end event is durable.
     RunEnded(Ended),
     /// A run's task is gone without a word (a panic): nothing is known of its end.
@@ -145,6 +144,13 @@ pub enum Effect {
     CloseInterrupted(OpenRun),
     /// Look at the whole spool now.
     Rescan,
+    /// A job's generations may go, but the current one, the one before it and these.
+    Retire {
+        /// The job.
+        job: Arc<str>,
+        /// Generations that its runs use.
+        in_use: BTreeSet<String>,
+    },
     /// Answer a question.
     Reply {
         /// Whose.
@@ -209,6 +215,20 @@ pub enum Exit {
     Refused,
     /// A second signal came: runs are killed, what was captured stays queued.
     Now,
+}
+
+impl Exit {
+    /// The name in the daemon's log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Failed => "failed",
+            Self::Unshipped => "unshipped",
+            Self::Refused => "refused",
+            Self::Now => "now",
+        }
+    }
 }
 
 /// What a job's past was, as the queue's ledger tells it.
@@ -312,6 +332,8 @@ pub struct Supervisor {
     closing: HashMap<RunId, Arc<str>>,
     /// Why schedules are paused.
     paused: Option<String>,
+    /// Why `jobs/` cannot be looked at.
+    unreadable: Option<String>,
     state_dir: PathBuf,
     stop_timeout: Duration,
     /// Grows with each run; see [`Start::seed`].
@@ -338,6 +360,7 @@ impl Supervisor {
             runs: HashMap::new(),
             closing: HashMap::new(),
             paused: None,
+            unreadable: None,
             state_dir: start.state_dir,
             stop_timeout: start.stop_timeout,
             salt: start.seed,
@@ -359,7 +382,6 @@ impl Supervisor {
         match note {
             Note::Clock => self.schedule(now, Input::Clock { now: now.wall }, &mut effects),
             Note::Spool(change) => self.changed(now, change, &mut effects),
-            Note::SpoolRead => self.once_read(),
             Note::RunEnded(ended) => self.ended(now, ended, &mut effects),
             Note::RunLost { run } => self.lost(now, &run, &mut effects),
             Note::Closed { run } => self.closed(now, &run, &mut effects),
@@ -399,6 +421,12 @@ impl Supervisor {
                 self.known(&Arc::from(job)).problems = problems;
             }
             Change::Removed { job } => self.removed(now, &Arc::from(job), effects),
+            Change::Unreadable { reason } => {
+                self.unreadable = Some(reason);
+                self.once_unreadable(now, effects);
+            }
+            Change::Readable => self.unreadable = None,
+            Change::Complete => self.once_complete(),
         }
     }
 
@@ -423,7 +451,18 @@ impl Supervisor {
             // An endless run of the former generation would keep the new one out for ever.
             self.end_if_endless(&run, effects);
         }
+        self.retire(&name, effects);
         self.plan(now, &name, effects);
+    }
+
+    /// Says which generations of a job its runs still use.
+    fn retire(&self, name: &Arc<str>, effects: &mut Vec<Effect>) {
+        let runs = self.jobs.get(name).map_or(&[][..], |known| &known.runs);
+        let live = runs.iter().filter_map(|run| self.runs.get(run));
+        effects.push(Effect::Retire {
+            job: Arc::clone(name),
+            in_use: live.map(|live| live.job.generation.clone()).collect(),
+        });
     }
 
     /// Gives a job to the scheduler, or takes it away, by what is known of it.
@@ -464,6 +503,7 @@ impl Supervisor {
                 self.order(&run, Order::Terminate, effects);
             }
         }
+        self.retire(name, effects);
         self.plan(now, name, effects);
         self.forget_if_gone(name);
     }
@@ -552,6 +592,10 @@ impl Supervisor {
             now: now.wall,
         };
         self.schedule(now, input, effects);
+        let current = self.jobs.get(name).and_then(|known| known.job.as_ref());
+        if current.is_none_or(|job| job.generation != live.job.generation) {
+            self.retire(name, effects);
+        }
         self.forget_if_gone(name);
     }
 

@@ -69,8 +69,17 @@ impl Once {
 }
 
 impl Supervisor {
+    /// There are no jobs to be had: one run of the program does not wait for a better time.
+    pub(super) fn once_unreadable(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(once) = &mut self.once else { return };
+        if !once.read {
+            once.refused = true;
+            self.stop(now, effects);
+        }
+    }
+
     /// The whole spool is known.
-    pub(super) fn once_read(&mut self) {
+    pub(super) fn once_complete(&mut self) {
         let Some(once) = &mut self.once else { return };
         if once.read || self.phase != Phase::Running {
             return;

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub state: DaemonState,
     /// Why schedules are paused.
     pub paused: Option<String>,
+    /// Why `jobs/` cannot be looked at.
+    pub unreadable: Option<String>,
     /// The jobs, by name; their captured events are not known here and 0.
     pub jobs: Vec<status::Job>,
 }
@@ -36,6 +38,7 @@ impl Supervisor {
         Snapshot {
             state,
             paused: self.paused.clone(),
+            unreadable: self.unreadable.clone(),
             jobs: jobs.map(|(name, known)| self.job(name, known)).collect(),
         }
     }

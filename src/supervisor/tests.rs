@@ -275,6 +275,44 @@ fn a_touch_that_changes_nothing_has_no_effect() {
 }
 
 #[test]
+fn a_generation_is_kept_as_long_as_a_run_uses_it() {
+    let in_use = |rig: &Rig| {
+        let sets = rig.effects.iter().filter_map(|effect| match effect {
+            Effect::Retire { in_use, .. } => Some(in_use.iter().cloned().collect::<Vec<_>>()),
+            _ => None,
+        });
+        sets.collect::<Vec<_>>()
+    };
+    let mut rig = Rig::serve();
+    let first = only(rig.load(minutely("disk", "g1")));
+    rig.load(minutely("disk", "g2"));
+    assert_eq!(in_use(&rig), [["g1"]]);
+    rig.end(&first, Outcome::Success);
+    assert_eq!(in_use(&rig), [Vec::<String>::new()]);
+    rig.pass(MINUTE);
+    let second = only(rig.started());
+    rig.end(&second, Outcome::Success);
+    assert!(in_use(&rig).is_empty(), "nothing has changed");
+}
+
+#[test]
+fn a_spool_that_cannot_be_read_changes_no_job_and_is_shown() {
+    let mut rig = Rig::serve();
+    let first = only(rig.load(minutely("disk", "g1")));
+    let reason = "jobs/: permission denied".to_owned();
+    rig.note(Note::Spool(Change::Unreadable {
+        reason: reason.clone(),
+    }));
+    assert!(rig.effects.is_empty());
+    assert_eq!(rig.supervisor.snapshot().unreadable, Some(reason));
+    rig.end(&first, Outcome::Success);
+    rig.pass(MINUTE);
+    only(rig.started());
+    rig.note(Note::Spool(Change::Readable));
+    assert_eq!(rig.supervisor.snapshot().unreadable, None);
+}
+
+#[test]
 fn a_refused_edit_keeps_the_last_good_generation_and_is_shown_until_it_is_mended() {
     let mut rig = Rig::serve();
     let first = only(rig.load(minutely("disk", "g1")));
@@ -597,7 +635,7 @@ fn once_runs_every_enabled_job_once_and_no_more_at_a_time_than_allowed() {
         rig.load(job("tail", "g1", Schedule::KeepRunning))
             .is_empty()
     );
-    rig.note(Note::SpoolRead);
+    rig.note(Note::Spool(Change::Complete));
     let mut specs = rig.started();
     assert_eq!(specs.len(), 2, "max_concurrent");
     let first = specs.remove(0);
@@ -625,7 +663,7 @@ fn once_tells_failed_runs_unshipped_events_and_refused_jobs_apart() {
         if refused {
             rig.refuse("other");
         }
-        rig.note(Note::SpoolRead);
+        rig.note(Note::Spool(Change::Complete));
         let spec = only(rig.started());
         rig.end(&spec, outcome);
         rig.note(Note::DrainOver { waiting_events });
@@ -643,7 +681,7 @@ fn once_gives_jobs_up_when_the_queue_stays_full() {
     let mut rig = Rig::once();
     rig.queue(90);
     rig.load(minutely("disk", "g1"));
-    rig.note(Note::SpoolRead);
+    rig.note(Note::Spool(Change::Complete));
     assert!(rig.started().is_empty() && !rig.drains());
     rig.pass(Duration::from_secs(5));
     assert!(matches!(&rig.effects[0], Effect::Say(Say::NotRun { job, .. }) if &**job == "disk"));
@@ -653,9 +691,18 @@ fn once_gives_jobs_up_when_the_queue_stays_full() {
 }
 
 #[test]
+fn once_leaves_at_once_when_there_is_nothing_to_be_read() {
+    let mut rig = Rig::once();
+    let reason = "jobs/: no such folder".to_owned();
+    rig.note(Note::Spool(Change::Unreadable { reason }));
+    rig.note(Note::DrainOver { waiting_events: 0 });
+    assert_eq!(rig.exit(), Some(Exit::Refused));
+}
+
+#[test]
 fn once_without_jobs_leaves_cleanly() {
     let mut rig = Rig::once();
-    rig.note(Note::SpoolRead);
+    rig.note(Note::Spool(Change::Complete));
     assert!(rig.drains());
     rig.note(Note::DrainOver { waiting_events: 0 });
     assert_eq!(rig.exit(), Some(Exit::Clean));
