@@ -1,7 +1,8 @@
-//! Sources: bytes from somewhere become portions of events for the queue.
+//! Sources: bytes from somewhere become portions of events for the queue, or windows for a taker.
 //!
-//! Knows lines, envelopes and portions; must never know why a run was started, how the queue
-//! stores what it takes, or where events are sent.
+//! Knows lines, envelopes, portions and windows; must never know why a run was started, how the
+//! queue stores what it takes, or where events are sent.
 
 pub mod gather;
 pub mod lines;
+pub mod lumberjack;
