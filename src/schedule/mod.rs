@@ -5,6 +5,9 @@
 use std::time::Duration;
 
 pub mod cron;
+mod crontab;
+pub mod scheduler;
+mod ticks;
 
 pub use cron::Cron;
 
