@@ -57,7 +57,9 @@ impl Command {
     #[must_use]
     pub fn root(&self) -> Option<&Path> {
         match self {
-            Self::Stat { root, .. } | Self::Cat { root, .. } | Self::Verify { root, .. } => root.as_deref(),
+            Self::Stat { root, .. } | Self::Cat { root, .. } | Self::Verify { root, .. } => {
+                root.as_deref()
+            }
         }
     }
 }
@@ -89,9 +91,15 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
     };
     let done = match command {
         Command::Stat { json, .. } => stat(&survey, *json).map(|()| ExitCode::SUCCESS),
-        Command::Cat { job, since, .. } => {
-            cat(&disk, &dir, &survey, &Filter { job: job.clone(), since: *since })
-        }
+        Command::Cat { job, since, .. } => cat(
+            &disk,
+            &dir,
+            &survey,
+            &Filter {
+                job: job.clone(),
+                since: *since,
+            },
+        ),
         Command::Verify { json, .. } => verify(&disk, &dir, &survey, *json),
     };
     match done {
@@ -133,8 +141,18 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
         });
         return writeln!(out, "{all:#}");
     }
-    writeln!(out, "captured   {} events in {} records", ledger.queued(), ledger.next_number - 1)?;
-    writeln!(out, "on disk    {} in {} segments", units::show_bytes(bytes), survey.segments.len())?;
+    writeln!(
+        out,
+        "captured   {} events in {} records",
+        ledger.queued(),
+        ledger.next_number - 1
+    )?;
+    writeln!(
+        out,
+        "on disk    {} in {} segments",
+        units::show_bytes(bytes),
+        survey.segments.len()
+    )?;
     writeln!(out, "open runs  {}", ledger.open.len())?;
     for (output, cursor) in &survey.cursors {
         let passed = cursor.passed;
@@ -148,7 +166,11 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
         )?;
     }
     for (job, past) in &ledger.jobs {
-        writeln!(out, "job        {job}: {} events of {} runs", past.captured, past.runs)?;
+        writeln!(
+            out,
+            "job        {job}: {} events of {} runs",
+            past.captured, past.runs
+        )?;
     }
     Ok(())
 }
@@ -163,7 +185,10 @@ fn cat(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> io
     wrote?;
     out.flush()?;
     if missed.records > 0 {
-        return Ok(super::out::fail(1, &format!("{} records are damaged and were left out", missed.records)));
+        return Ok(super::out::fail(
+            1,
+            &format!("{} records are damaged and were left out", missed.records),
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -176,17 +201,29 @@ fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> io::
         writeln!(out)?;
     } else {
         for damage in &verdict.damage {
-            writeln!(out, "{} at {}: {}", damage.segment, damage.offset, damage.what)?;
+            writeln!(
+                out,
+                "{} at {}: {}",
+                damage.segment, damage.offset, damage.what
+            )?;
         }
         writeln!(
             out,
             "{}: {} records, {} events, {}; {} bytes of an unfinished record at the end",
-            if verdict.damage.is_empty() { "ok" } else { "damaged" },
+            if verdict.damage.is_empty() {
+                "ok"
+            } else {
+                "damaged"
+            },
             verdict.records,
             verdict.events,
             units::show_bytes(verdict.bytes),
             verdict.unfinished_bytes
         )?;
     }
-    Ok(if verdict.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if verdict.damage.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }

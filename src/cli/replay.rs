@@ -52,7 +52,10 @@ const WINDOWS_WAITING_MAX: usize = 2;
 
 /// Runs it.
 pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
-    let filter = Filter { job: args.job, since: Some(args.since) };
+    let filter = Filter {
+        job: args.job,
+        since: Some(args.since),
+    };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let dir = root.join("queue");
     if args.dry_run {
@@ -66,20 +69,37 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         None => outputs.first(),
         Some(name) => outputs.iter().find(|output| output.name == *name),
     };
-    let Some(Output { kind: OutputKind::Lumberjack(settings), name, .. }) = chosen else {
+    let Some(Output {
+        kind: OutputKind::Lumberjack(settings),
+        name,
+        ..
+    }) = chosen
+    else {
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-        return super::out::fail(78, &format!("there is no such output; spoolbeat.toml has: {}", names.join(", ")));
+        return super::out::fail(
+            78,
+            &format!(
+                "there is no such output; spoolbeat.toml has: {}",
+                names.join(", ")
+            ),
+        );
     };
-    let limits = Limits { events: settings.bulk_max_size, compression_level: settings.compression_level };
+    let limits = Limits {
+        events: settings.bulk_max_size,
+        compression_level: settings.compression_level,
+    };
     let (windows_tx, windows) = tokio::sync::mpsc::channel(WINDOWS_WAITING_MAX);
-    let reader = tokio::task::spawn_blocking(move || read(&disk, &dir, &filter, limits, &windows_tx));
+    let reader =
+        tokio::task::spawn_blocking(move || read(&disk, &dir, &filter, limits, &windows_tx));
     let sent = send(windows, settings).await;
     let read = reader.await.unwrap_or_else(|error| Err(error.to_string()));
     match (sent, read) {
         (Ok(events), Ok(0)) => super::out::say(&format!("{events} events sent again to {name}")),
         (Ok(events), Ok(missed)) => super::out::fail(
             1,
-            &format!("{events} events sent again to {name}; {missed} damaged records were left out"),
+            &format!(
+                "{events} events sent again to {name}; {missed} damaged records were left out"
+            ),
         ),
         (Err(why), _) => super::out::fail(69, &why),
         (_, Err(why)) => super::out::fail(74, &why),
@@ -144,7 +164,9 @@ async fn send(
             match one_window(&mut link, &window, settings, tries).await {
                 Ok(()) => break,
                 Err(why) if tries >= TRIES_MAX => {
-                    return Err(format!("{why}; given up after {events} events and {tries} tries"));
+                    return Err(format!(
+                        "{why}; given up after {events} events and {tries} tries"
+                    ));
                 }
                 Err(why) => {
                     tracing::warn!(error = why, "the window is sent again");
@@ -175,7 +197,9 @@ async fn one_window(
     session.sent(window.events, clock::tick());
     connection.send(window.bytes.clone());
     while session.in_flight() > 0 {
-        let wait = session.deadline().map_or(Duration::ZERO, |at| at.since(clock::tick()));
+        let wait = session
+            .deadline()
+            .map_or(Duration::ZERO, |at| at.since(clock::tick()));
         match clock::within(wait, connection.turn()).await {
             Some(Ok(Turn::Received(bytes))) => {
                 // Nothing depends on a partial ACK here: a window that breaks is sent whole again.

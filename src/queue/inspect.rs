@@ -42,7 +42,10 @@ pub struct Survey {
 /// [`OpenError`].
 pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
     let found = recover::survey(disk, dir)?;
-    let at_dir = |error| OpenError::Disk { path: dir.to_path_buf(), error };
+    let at_dir = |error| OpenError::Disk {
+        path: dir.to_path_buf(),
+        error,
+    };
     let mut cursors = Vec::new();
     for entry in disk.list(dir).map_err(at_dir)? {
         if let Some(output) = entry.name.strip_prefix("cursor-")
@@ -106,7 +109,10 @@ pub fn events(
         if found.header.count == 0 {
             continue;
         }
-        let Some(body) = reader.body(&found)?.and_then(|bytes| Body::read(&bytes).ok()) else {
+        let Some(body) = reader
+            .body(&found)?
+            .and_then(|bytes| Body::read(&bytes).ok())
+        else {
             missed.records += 1;
             continue;
         };
@@ -114,8 +120,12 @@ pub fn events(
             continue;
         }
         let header = found.header;
-        let stored =
-            StoredEvents { bytes: body.events, count: header.count, raw_bytes: header.raw_bytes, zlib: header.zlib };
+        let stored = StoredEvents {
+            bytes: body.events,
+            count: header.count,
+            raw_bytes: header.raw_bytes,
+            zlib: header.zlib,
+        };
         let Ok(frames) = stored.frames() else {
             missed.records += 1;
             continue;
@@ -136,7 +146,12 @@ pub enum Go {
     Stop,
 }
 
-fn each_event(frames: &Frames, parts: &[Part], filter: &Filter, each: &mut impl FnMut(&Part, &[u8]) -> Go) -> Go {
+fn each_event(
+    frames: &Frames,
+    parts: &[Part],
+    filter: &Filter,
+    each: &mut impl FnMut(&Part, &[u8]) -> Go,
+) -> Go {
     let mut payloads = frames.payloads();
     for part in parts {
         let wanted = filter.takes(part);
@@ -184,12 +199,19 @@ const DAMAGE_MAX: usize = 1000;
 /// What the disk said.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<Verdict> {
     let mut reader = LogReader::new(disk.clone(), dir, first(&**disk, dir)?);
-    let mut verdict = Verdict { bytes: survey.segments.iter().map(|(_, bytes)| bytes).sum(), ..Verdict::default() };
+    let mut verdict = Verdict {
+        bytes: survey.segments.iter().map(|(_, bytes)| bytes).sum(),
+        ..Verdict::default()
+    };
     let mut expected: Option<(u64, u64)> = None;
     let mut say = |at: Position, what: String| {
         if verdict.damage.len() < DAMAGE_MAX {
             let segment = segment::file_name(at.segment);
-            verdict.damage.push(Damage { segment, offset: at.offset, what });
+            verdict.damage.push(Damage {
+                segment,
+                offset: at.offset,
+                what,
+            });
         }
     };
     while let Some(found) = reader.next(survey.end)? {
@@ -207,8 +229,14 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<V
         }
         expected = Some((header.number + 1, header.seq + u64::from(header.count)));
         match reader.body(&found)?.map(|bytes| Body::read(&bytes)) {
-            None => say(found.at, format!("the checksum of record {} does not fit", header.number)),
-            Some(Err(bad)) => say(found.at, format!("record {} cannot be read: {bad:?}", header.number)),
+            None => say(
+                found.at,
+                format!("the checksum of record {} does not fit", header.number),
+            ),
+            Some(Err(bad)) => say(
+                found.at,
+                format!("record {} cannot be read: {bad:?}", header.number),
+            ),
             Some(Ok(body)) => {
                 let parts: u64 = body.parts.iter().map(|part| u64::from(part.count)).sum();
                 let stored = StoredEvents {
@@ -218,7 +246,13 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<V
                     zlib: header.zlib,
                 };
                 if parts != u64::from(header.count) || stored.frames().is_err() {
-                    say(found.at, format!("the events of record {} are not what its header says", header.number));
+                    say(
+                        found.at,
+                        format!(
+                            "the events of record {} are not what its header says",
+                            header.number
+                        ),
+                    );
                 }
             }
         }
