@@ -1,4 +1,8 @@
 //! Being written.
 
+pub mod queue;
 pub mod receive;
+pub mod replay;
 pub mod results;
+
+mod out;

@@ -18,6 +18,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod cursor;
 pub mod fact;
+pub mod inspect;
 pub mod ledger;
 pub mod log;
 pub mod record;

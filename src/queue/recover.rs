@@ -95,11 +95,21 @@ pub(crate) struct Recovered {
 
 /// Reads what a queue folder holds and cuts a torn tail off.
 pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, OpenError> {
+    disk.make_dir(dir).map_err(|error| OpenError::Disk {
+        path: dir.to_path_buf(),
+        error,
+    })?;
+    let mut found = survey(disk, dir)?;
+    cut_tail(disk, dir, &mut found)?;
+    Ok(found)
+}
+
+/// Reads what a queue folder holds and changes nothing, so it also serves a root whose daemon runs.
+pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, OpenError> {
     let at_dir = |error| OpenError::Disk {
         path: dir.to_path_buf(),
         error,
     };
-    disk.make_dir(dir).map_err(at_dir)?;
     let mut segments: Vec<(u64, u64)> = disk
         .list(dir)
         .map_err(at_dir)?
@@ -137,7 +147,6 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Ope
     scan(disk, dir, &mut found)?;
     found.ledger.next_seq = found.ledger.next_seq.max(floors.seq);
     found.ledger.next_number = found.ledger.next_number.max(floors.number);
-    cut_tail(disk, dir, &mut found)?;
     Ok(found)
 }
 

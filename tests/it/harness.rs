@@ -153,6 +153,36 @@ impl Spool {
         daemon.wait().unwrap();
     }
 
+    /// CPU time that the daemon itself has used, its children apart.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(self.proc("stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // 100 ticks a second on every Linux that is not built to differ.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// The most memory that the daemon itself has had resident, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.daemon.as_ref().unwrap().id().to_string())
+            .join(file)
+    }
+
     /// What `status --json` says; null while no daemon answers.
     pub(crate) fn status(&self) -> Value {
         let output = spoolbeat()

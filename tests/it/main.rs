@@ -1,5 +1,5 @@
-//! Tests against the real program and real processes.
+//! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
 mod first_light;
 mod harness;
-mod process;
+mod slow;
