@@ -143,7 +143,7 @@ pub fn walk(folder: &Path) -> io::Result<Tree> {
         }
         let entry = match entry {
             Ok(entry) => entry,
-            Err(error) if error.depth() == 0 => return Err(error.into()),
+            Err(error) if tree.items.is_empty() => return Err(error.into()),
             Err(error) => {
                 let path = error.path().unwrap_or(folder);
                 let path = relative(folder, path).unwrap_or_default();
@@ -215,6 +215,16 @@ pub fn look(path: &Path) -> io::Result<Item> {
 }
 
 impl Tree {
+    /// A folder that is there and cannot be looked at, for this reason.
+    #[must_use]
+    pub fn unreadable(reason: String) -> Self {
+        Self {
+            items: Vec::new(),
+            unreadable: vec![(String::new(), reason)],
+            overfull: false,
+        }
+    }
+
     /// The folder's print.
     #[must_use]
     pub fn print(&self) -> Print {

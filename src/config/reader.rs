@@ -290,8 +290,8 @@ impl<'s, 't> Table<'s, 't> {
     }
 
     /// Whether the key was there when it was taken.
-    pub(super) fn seen(&self, key: &str) -> bool {
-        self.taken.iter().any(|taken| *taken == key)
+    pub(super) fn seen(&self, key: &'static str) -> bool {
+        self.taken.contains(&key)
     }
 
     /// Takes a key, whatever its value is.
