@@ -7,6 +7,7 @@ pub mod event;
 pub mod units;
 
 // floor 1: pure machines
+pub mod cleanup;
 pub mod lumberjack;
 pub mod queue;
 pub mod run;
@@ -14,6 +15,7 @@ pub mod schedule;
 
 // floor 2: hands
 pub mod process;
+pub mod results;
 pub mod sink;
 pub mod source;
 

@@ -279,3 +279,203 @@ const fn verdict(outcome: Outcome) -> Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::event::EVENT_BYTES_MAX;
+    use crate::event::RunId;
+    use serde_json::Map;
+    use serde_json::Value;
+
+    const AT: Timestamp = Timestamp(1_763_712_488_123);
+
+    fn gather(limits: Limits, lanes: Lanes) -> Gather {
+        let identity = Identity {
+            host_name: "web-1".to_owned(),
+            agent_id: "a".to_owned(),
+            agent_ephemeral_id: "e".to_owned(),
+        };
+        let labels = Labels {
+            job: "disk",
+            run: &RunId::from_text("R"),
+            generation: "g",
+            trigger: "manual",
+            scheduled_at: None,
+            tags: &[],
+            fields: &Map::new(),
+        };
+        let route = Route::to(vec!["lumberjack".to_owned()]);
+        Gather::new(limits, route, &identity, &labels, lanes)
+    }
+
+    fn text_lanes() -> Lanes {
+        Lanes {
+            stdout: Lane::Text,
+            stderr: Lane::Json,
+        }
+    }
+
+    const WIDE: Limits = Limits {
+        batch_events: 1000,
+        batch_bytes: 1 << 30,
+    };
+
+    fn line(text: &[u8]) -> Line<'_> {
+        Line {
+            text,
+            skipped: 0,
+            ending: 1,
+        }
+    }
+
+    fn ids(portion: &Portion) -> Vec<String> {
+        portion
+            .frames
+            .payloads()
+            .map(|payload| {
+                let event: Value = serde_json::from_slice(payload).unwrap();
+                event["event"]["id"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn events_are_numbered_by_stream_over_all_portions() {
+        let mut gather = gather(WIDE, text_lanes());
+        gather.run_started(AT, Some(7));
+        let later = Timestamp(AT.0 + 5);
+        assert!(gather.line(Stream::Stdout, AT, line(b"a")).is_continue());
+        assert!(gather.line(Stream::Stdout, later, line(b"b")).is_continue());
+        assert!(gather.line(Stream::Stderr, AT, line(b"{}")).is_continue());
+        let first = gather.take();
+        assert_eq!(ids(&first), ["R.r.1", "R.o.1", "R.o.2", "R.e.1"]);
+        let parts: Vec<_> = first
+            .parts
+            .iter()
+            .map(|part| (part.stream, part.count, part.first, part.last))
+            .collect();
+        assert_eq!(
+            parts,
+            [
+                (Stream::Run, 1, AT, AT),
+                (Stream::Stdout, 2, AT, later),
+                (Stream::Stderr, 1, AT, AT)
+            ]
+        );
+        assert!(gather.is_empty());
+        assert!(gather.line(Stream::Stdout, AT, line(b"c")).is_continue());
+        assert_eq!(ids(&gather.take()), ["R.o.3"]);
+    }
+
+    #[test]
+    fn a_full_portion_asks_to_be_handed_over() {
+        let limits = Limits {
+            batch_events: 2,
+            ..WIDE
+        };
+        let mut few = gather(limits, text_lanes());
+        assert!(few.line(Stream::Stdout, AT, line(b"a")).is_continue());
+        assert!(few.line(Stream::Stdout, AT, line(b"b")).is_break());
+        let limits = Limits {
+            batch_bytes: 1000,
+            ..WIDE
+        };
+        let mut small = gather(limits, text_lanes());
+        assert!(
+            small
+                .line(Stream::Stdout, AT, line(&[b'x'; 1000]))
+                .is_break()
+        );
+    }
+
+    #[test]
+    fn empty_lines_are_no_events_but_are_accounted_for() {
+        let mut gather = gather(WIDE, text_lanes());
+        let empty = Line {
+            text: b"",
+            skipped: 0,
+            ending: 2,
+        };
+        assert!(gather.line(Stream::Stdout, AT, empty).is_continue());
+        assert!(!gather.is_empty());
+        let portion = gather.take();
+        assert!(portion.frames.is_empty());
+        assert_eq!(portion.counters.bytes_read, 2);
+        assert_eq!(portion.counters.bytes_framed, 2);
+        assert_eq!(gather.counts().stdout_lines, 1);
+        assert_eq!(gather.counts().events, 0);
+    }
+
+    #[test]
+    fn bytes_read_are_framed_or_cut() {
+        let mut gather = gather(WIDE, text_lanes());
+        let cut = Line {
+            text: b"long",
+            skipped: 6,
+            ending: 1,
+        };
+        assert!(gather.line(Stream::Stderr, AT, cut).is_continue());
+        // Escaped, this would be larger than any event may be.
+        let dense = vec![1; EVENT_BYTES_MAX];
+        assert!(gather.line(Stream::Stderr, AT, line(&dense)).is_continue());
+        let portion = gather.take();
+        let counters = portion.counters;
+        assert_eq!(counters.bytes_read, 11 + 1 + dense.len() as u64);
+        assert_eq!(
+            counters.bytes_read,
+            counters.bytes_framed + counters.bytes_cut
+        );
+        assert_eq!((counters.lines_cut, gather.counts().lines_cut), (2, 2));
+        for payload in portion.frames.payloads() {
+            assert!(payload.len() <= EVENT_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_stream_that_is_off_are_only_counted() {
+        let lanes = Lanes {
+            stderr: Lane::Off,
+            ..text_lanes()
+        };
+        let mut gather = gather(WIDE, lanes);
+        assert!(
+            gather
+                .line(Stream::Stderr, AT, line(b"noise"))
+                .is_continue()
+        );
+        assert!(gather.is_empty());
+        assert_eq!(gather.counts().stderr_lines, 1);
+        assert_eq!(gather.counts().bytes_read, 6);
+    }
+
+    #[test]
+    fn the_end_event_tells_what_the_run_did() {
+        let mut gather = gather(WIDE, text_lanes());
+        assert!(gather.line(Stream::Stdout, AT, line(b"a")).is_continue());
+        gather.run_ended(&End {
+            started_at: AT,
+            at: AT,
+            took: Duration::from_millis(1200),
+            outcome: Outcome::Failed,
+            exit: Some(Exit::Code(3)),
+            pid: Some(42),
+            reason: Some("exit code 3"),
+        });
+        let portion = gather.take();
+        assert_eq!(portion.counters.created, 1);
+        assert_eq!(portion.counters.framed, 1);
+        let last = portion.frames.payloads().last().unwrap();
+        let event: Value = serde_json::from_slice(last).unwrap();
+        assert_eq!(
+            event["message"],
+            "run of disk ended: failed in 1.2s, 1 event: exit code 3"
+        );
+        assert_eq!(event["event"]["outcome"], "failure");
+        assert_eq!(event["event"]["duration"], 1_200_000_000_u64);
+        assert_eq!(event["process"]["exit_code"], 3);
+        assert_eq!(event["job"]["counts"]["stdout_lines"], 1);
+        assert_eq!(event["error"]["message"], "exit code 3");
+    }
+}
