@@ -1,3 +1,4 @@
 //! Being written.
 
 pub mod results;
+pub mod try_job;

@@ -1,3 +1,4 @@
 //! Tests against the real program and real processes.
 
 mod process;
+mod runs;
