@@ -264,6 +264,12 @@ impl Watch {
     }
 }
 
+/// A signal as people call it: `signal 11 (SEGV)`.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    words::signal(signal)
+}
+
 /// The path by which our own binary is started again. It names the file that runs now, also
 /// after an upgrade has put another one in its place.
 #[must_use]
