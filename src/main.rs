@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use spoolbeat::cli;
 use spoolbeat::process;
 
 fn main() -> ExitCode {
@@ -12,5 +13,5 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(u8::try_from(process::shim_main(args)).unwrap_or(1));
     }
-    ExitCode::from(2)
+    cli::main()
 }

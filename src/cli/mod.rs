@@ -1,9 +1,214 @@
-//! Being written.
+//! The command line: what can be asked of the program, and with which exit code it answers.
+//!
+//! Each command has its own file; this one names them, finds the root and dispatches. Must never
+//! decide anything that a test of a lower floor could not see.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tracing::Level;
+
+use crate::config;
+use crate::daemon;
+use crate::files;
+use crate::log;
+use crate::process;
+use crate::results::Results;
 
 pub mod queue;
 pub mod receive;
 pub mod replay;
 pub mod results;
+pub mod run;
+pub mod status;
 pub mod try_job;
 
 mod out;
+
+/// sysexits `EX_CONFIG`: systemd's RestartPreventExitStatus=78 stops a restart loop.
+const EXIT_CONFIG: u8 = 78;
+
+/// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
+const EXIT_SYSTEM: u8 = 71;
+
+/// Anything else that went wrong.
+const EXIT_ERROR: u8 = 1;
+
+/// The whole command line.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "spoolbeat",
+    version,
+    about = "Runs the jobs of a spool directory and ships what they print to Logstash",
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  spoolbeat run spool-example              run the jobs there until Ctrl-C
+  spoolbeat run /srv/spool --once          run each job once, ship, leave
+  spoolbeat status /srv/spool              what the daemon there is doing
+  spoolbeat try disk --root /srv/spool     run one job and look at its events
+  spoolbeat results disk latest            what its newest run did
+
+The root directory is, in this order: the one that is given, SPOOLBEAT_ROOT, the nearest
+folder upward with a spoolbeat.toml, the one that /etc/spoolbeat/spoolbeat.toml names.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 69 output or address unavailable,
+73 a folder cannot be made, 74 the disk fails, 75 another daemon has the root,
+78 the configuration is wrong, 130 ended by a second signal."
+)]
+struct Cli {
+    /// The root directory, or its spoolbeat.toml
+    #[arg(long = "root", global = true, value_name = "DIR")]
+    given_root: Option<PathBuf>,
+    /// Log more: debug instead of what the configuration says
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Run(run::Args),
+    Status(status::Args),
+    /// Run one job now and print its events as JSON; nothing is queued, shipped or kept
+    ///
+    /// The script gets an empty folder as $SPOOLBEAT_STATE_DIR, so that the daemon's own runs
+    /// are not disturbed. The exit code is the script's; 124 means a timeout, 126 that it could
+    /// not be started, 128 + n that it was ended by signal n.
+    #[command(after_help = "Example: spoolbeat try disk --root /srv/spool | jq .message")]
+    Try {
+        /// The job
+        job: String,
+    },
+    #[command(after_help = "Examples:
+  spoolbeat results                        all jobs
+  spoolbeat results disk                   its runs, newest first
+  spoolbeat results disk latest            one run and how its output begins")]
+    Results(results::ResultsArgs),
+    /// Look into the queue on disk, with or without a daemon
+    #[command(after_help = "Examples:
+  spoolbeat queue stat /srv/spool
+  spoolbeat queue cat /srv/spool --job disk --since 15m
+  spoolbeat queue verify /srv/spool")]
+    Queue {
+        #[command(subcommand)]
+        what: queue::Command,
+    },
+    /// Send kept events again, under the same event.id; the daemon's cursors do not move
+    #[command(after_help = "Example: spoolbeat replay disk --since 2h --root /srv/spool")]
+    Replay(replay::Args),
+    /// Receive events as Logstash would, and print them
+    #[command(after_help = "Example: spoolbeat receive --listen 127.0.0.1:5044 | jq .message")]
+    Receive(receive::Args),
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    dispatch(cli).unwrap_or_else(|said| said)
+}
+
+/// The exit code; as an error when something went wrong that has been said already.
+type Done = Result<ExitCode, ExitCode>;
+
+fn dispatch(cli: Cli) -> Done {
+    let given = cli.given_root.as_deref();
+    let verbose = cli.verbose.then_some(Level::DEBUG);
+    match cli.command {
+        Command::Run(args) => run::run(args, given, verbose),
+        Command::Status(args) => status::run(&args, given),
+        Command::Try { job } => try_one(&job, given, verbose),
+        Command::Results(args) => show_results(&args, given),
+        Command::Queue { what } => {
+            let root = load(what.root().or(given), &[])?;
+            Ok(queue::run(&what, &root.dir))
+        }
+        Command::Replay(args) => {
+            let root = load(given, &[])?;
+            log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+            block_on(replay::run(args, &root.dir, &root.outputs))
+        }
+        Command::Receive(args) => {
+            log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+            block_on(receive::run(args))
+        }
+    }
+}
+
+/// Finds and loads the root configuration; says all its problems.
+fn load(given: Option<&Path>, overrides: &[String]) -> Result<config::Root, ExitCode> {
+    let place = config::find_root(given).map_err(|why| out::fail(EXIT_CONFIG, &why))?;
+    config::load_root(&place, overrides).map_err(|problems| refuse(&problems))
+}
+
+fn refuse(problems: &[config::Problem]) -> ExitCode {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    out::fail(EXIT_CONFIG, &lines.join("\nspoolbeat: "))
+}
+
+/// Runs a command that waits, on all cores. Threads that hang at the end are left behind.
+fn block_on(command: impl Future<Output = ExitCode>) -> Done {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| out::fail(EXIT_SYSTEM, &format!("no threads: {error}")))?;
+    let code = runtime.block_on(command);
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
+    let root = load(given, &[])?;
+    log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+    config::check_name(name).map_err(|why| out::fail(EXIT_CONFIG, &why))?;
+    let folder = root.dir.join("jobs").join(name);
+    let system = |error: &dyn std::fmt::Display| out::fail(EXIT_SYSTEM, &error.to_string());
+    let uid = files::own_uid().map_err(|error| system(&error))?;
+    let tree = config::check_folder(name, &folder, uid).map_err(|problems| refuse(&problems))?;
+    let generation = tree
+        .content(&folder)
+        .map_err(|why| out::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
+    let outputs: Vec<String> = root.outputs.into_iter().map(|output| output.name).collect();
+    let job = config::load_job(name, &folder, &generation, &root.defaults, &outputs)
+        .map_err(|problems| refuse(&problems))?;
+    let identity = daemon::passing_identity().map_err(|error| system(&error))?;
+    let state = tempfile::Builder::new()
+        .prefix("spoolbeat-try-")
+        .tempdir()
+        .map_err(|error| system(&error))?;
+    let state_dir = state.path().to_path_buf();
+    block_on(async {
+        let run = try_job::run(Arc::new(job), identity, state_dir, process::self_exe());
+        ExitCode::from(run.await)
+    })
+}
+
+fn show_results(args: &results::ResultsArgs, given: Option<&Path>) -> Done {
+    let root = load(given, &[])?;
+    let results = Results::new(root.dir.join("results"));
+    match results::show(&results, args, &mut io::stdout().lock()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(results::Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => Err(out::fail(EXIT_ERROR, &failure.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

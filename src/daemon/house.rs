@@ -356,6 +356,15 @@ fn past_of(past: &JobPast) -> Past {
     }
 }
 
+/// Who ships when nothing is shipped (`try`): identifiers that are used once.
+pub(crate) fn passing_identity() -> Result<Identity, Error> {
+    Ok(Identity {
+        host_name: process::hostname(),
+        agent_id: new_uuid()?,
+        agent_ephemeral_id: new_uuid()?,
+    })
+}
+
 fn new_uuid() -> Result<String, Error> {
     let path = PathBuf::from(KERNEL_UUID);
     read_uuid(&path).map_err(|error| Error::Disk { path, error })

@@ -36,6 +36,7 @@ mod signals;
 use driver::Driver;
 use driver::Sources;
 use house::House;
+pub(crate) use house::passing_identity;
 use receiver::Receiver;
 use signals::Signals;
 
