@@ -23,7 +23,7 @@ use crate::clock;
 use crate::units::Timestamp;
 
 /// `ecs.version` of the records.
-const ECS_VERSION: &str = "8.11.0";
+const ECS_VERSION: &str = "8.17.0";
 
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
