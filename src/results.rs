@@ -473,6 +473,12 @@ impl RunFiles {
         self.remember(stderr);
     }
 
+    /// The run's folder: `$SPOOLBEAT_RESULT_DIR`.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The first thing that went wrong with these files, for status. The run goes on without them.
     #[must_use]
     pub fn note(&self) -> Option<&str> {

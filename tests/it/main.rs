@@ -2,4 +2,6 @@
 
 mod first_light;
 mod harness;
+mod process;
+mod runs;
 mod slow;
