@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -289,6 +290,35 @@ pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// A folder held open. A path into it is short whatever the folder's own length, which sockets
+/// need: `sun_path` has 108 bytes.
+#[derive(Debug)]
+pub struct Folder(File);
+
+impl Folder {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        Ok(Self(File::open(dir)?))
+    }
+
+    /// The way to `name` inside, good as long as this value lives. Needs `/proc`.
+    #[must_use]
+    pub fn reach(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    }
+}
+
+/// Sets the permission bits of a file that exists.
+///
+/// # Errors
+/// What the operating system said.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Lets the folder's or file's group read it, and nobody else: for what people look at.

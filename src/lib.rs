@@ -15,6 +15,7 @@ pub mod schedule;
 pub mod window;
 
 // floor 2: hands
+pub mod files;
 pub mod process;
 pub mod results;
 pub mod sink;
@@ -31,3 +32,8 @@ pub mod shipper;
 
 // floor 5: the head
 pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod log;
+pub mod status;
+pub mod supervisor;

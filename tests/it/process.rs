@@ -325,7 +325,7 @@ async fn a_dead_shim_counts_as_a_killed_script() {
     gone(&mut child).await;
     // The pipe ends, so the background sleep is gone too.
     assert_eq!(text(&mut child.stdout).await, "");
-    assert!(!lives(pid));
+    wait_until("it is gone", || !lives(pid));
 }
 
 #[tokio::test]
