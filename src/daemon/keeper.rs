@@ -4,6 +4,9 @@
 //! than one at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -15,10 +18,15 @@ use crate::queue::Ledger;
 use crate::results::Results;
 use crate::run::Outcome;
 use crate::spool::Change;
+use crate::status;
 use crate::units::Timestamp;
 
-/// Least time between two sweeps: each looks at every result, some 50 us apiece.
+/// Least time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A sweep looks at every result, some 50 us apiece: the next one waits this many times as long as
+/// it took, so that many results cost a hundredth of a core and not more.
+const SWEEP_REST: u32 = 100;
 
 /// What is kept of jobs that are not there any more: the defaults of `[results] keep`.
 const KEEP_GONE: Keep = Keep {
@@ -36,8 +44,10 @@ pub(super) struct Keeper {
     keeps: BTreeMap<String, Keep>,
     /// Whether a run has ended since the last sweep: without one there is nothing new.
     dirty: bool,
-    sweep_at: Tick,
+    swept_at: Tick,
     sweep: Option<JoinHandle<()>>,
+    /// How long the last sweep took, in milliseconds.
+    took_ms: Arc<AtomicU64>,
 }
 
 impl Keeper {
@@ -47,8 +57,9 @@ impl Keeper {
             total_bytes,
             keeps: BTreeMap::new(),
             dirty: true,
-            sweep_at: clock::tick().after(SWEEP_EVERY),
+            swept_at: clock::tick(),
             sweep: None,
+            took_ms: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -81,16 +92,21 @@ impl Keeper {
     /// Sweeps when it is time.
     pub(super) fn look_after(&mut self, now: Tick) {
         let busy = self.sweep.as_ref().is_some_and(|task| !task.is_finished());
-        if !self.dirty || busy || now < self.sweep_at {
+        let took = Duration::from_millis(self.took_ms.load(Ordering::Relaxed));
+        let rest = took.saturating_mul(SWEEP_REST).max(SWEEP_EVERY);
+        if !self.dirty || busy || now < self.swept_at.after(rest) {
             return;
         }
         self.dirty = false;
-        self.sweep_at = now.after(SWEEP_EVERY);
+        self.swept_at = now;
+        let took_ms = Arc::clone(&self.took_ms);
         let (results, keeps) = (self.results.clone(), self.keeps.clone());
         let total_bytes = self.total_bytes;
         self.sweep = Some(tokio::task::spawn_blocking(move || {
             let keep_of = |job: &str| keeps.get(job).copied().unwrap_or(KEEP_GONE);
             let swept = results.sweep(clock::now(), &keep_of, total_bytes);
+            let took = clock::tick().since(now);
+            took_ms.store(status::millis(took), Ordering::Relaxed);
             for note in &swept.notes {
                 tracing::warn!(note, "a result cannot be removed");
             }

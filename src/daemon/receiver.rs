@@ -74,7 +74,8 @@ impl Receiver {
 /// Takes windows over without looking at them.
 async fn forget(mut deliveries: mpsc::Receiver<Delivery>) {
     while let Some(delivery) = deliveries.recv().await {
-        // A connection that is gone does not want to know.
-        drop(delivery.done.send(()));
+        if delivery.done.send(()).is_err() {
+            tracing::debug!(peer = %delivery.peer, "a connection went before its acknowledgement");
+        }
     }
 }

@@ -176,7 +176,12 @@ struct Known {
 impl Driver {
     fn run(mut self) -> Result<(), Closed> {
         self.scan()?;
+        let mut complete = false;
         loop {
+            if !complete && self.unreadable.is_none() && self.watch.next_due().is_none() {
+                complete = true;
+                self.tell(Change::Complete)?;
+            }
             let due = match self.unreadable {
                 None => self.watch.next_due().unwrap_or(self.next_scan),
                 Some(_) => self.next_scan,

@@ -44,4 +44,6 @@ pub enum Change {
     },
     /// `jobs/` can be looked at again.
     Readable,
+    /// Everything that lay under `jobs/` at the start has settled and been told. Sent once.
+    Complete,
 }
