@@ -64,7 +64,7 @@ fn main() {
     wait(root.path(), &mut daemon, |status| captured(status) > 0);
     let (started, cpu, first) = (Instant::now(), cpu(&daemon), captured(&status(root.path())));
     wait(root.path(), &mut daemon, |status| {
-        captured(status) >= lines + 2 && status["outputs"][0]["waiting"] == 0
+        captured(status) >= lines + 2 && status["totals"]["waiting_events"] == 0
     });
     let took = started.elapsed();
     let used = self::cpu(&daemon) - cpu;
@@ -135,7 +135,9 @@ fn status(root: &Path) -> Value {
 }
 
 fn captured(status: &Value) -> u64 {
-    status["queue"]["captured"].as_u64().unwrap_or_default()
+    status["totals"]["captured_events"]
+        .as_u64()
+        .unwrap_or_default()
 }
 
 fn wait(root: &Path, daemon: &mut Child, mut done: impl FnMut(&Value) -> bool) {

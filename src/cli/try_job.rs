@@ -30,6 +30,9 @@ use crate::runner::Progress;
 use crate::runner::Spec;
 use crate::source::gather::Limits;
 
+/// Portions between the run and the printer: enough that both work at the same time.
+const INTAKE_DEPTH: usize = 4;
+
 /// Events appear soon after they were printed, many at once only when there are many.
 const LIMITS: Limits = Limits {
     batch_events: 256,
@@ -52,7 +55,7 @@ const EXIT_SIGNAL: i32 = 128;
 /// code: that of the script, or 124 for a timeout, 126 for a script that could not be started and
 /// 128 + n for signal n. Ctrl-C asks the script to end, a second one kills it.
 pub async fn run(job: Arc<Job>, identity: Identity, state_dir: PathBuf, shim: PathBuf) -> u8 {
-    let (intake, mut portions) = Intake::channel();
+    let (intake, mut portions) = Intake::channel(INTAKE_DEPTH);
     let host = Arc::new(Host {
         intake,
         pool: Pool::new(),

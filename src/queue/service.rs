@@ -70,10 +70,10 @@ pub struct Intake {
 pub type Portions = mpsc::Receiver<(Portion, Answer)>;
 
 impl Intake {
-    /// An intake and the end that portions are taken from.
+    /// An intake and the end that portions are taken from; at most `depth` portions wait between them.
     #[must_use]
-    pub fn channel() -> (Self, Portions) {
-        let (portions, taken) = mpsc::channel(PORTIONS_WAITING_MAX);
+    pub fn channel(depth: usize) -> (Self, Portions) {
+        let (portions, taken) = mpsc::channel(depth);
         (Self { portions }, taken)
     }
 
@@ -196,7 +196,7 @@ impl Queue {
         let ledger = writer.ledger();
         let abandoned = Arc::new(AtomicBool::new(false));
         let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), None));
-        let (intake, portions) = Intake::channel();
+        let (intake, portions) = Intake::channel(PORTIONS_WAITING_MAX);
         let (drafts_tx, drafts) = mpsc::channel(BATCHES_WAITING_MAX);
         let (finished_tx, finished) = oneshot::channel();
         let server = Server {
