@@ -9,16 +9,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::CommandFactory;
 use clap::Parser;
 use tracing::Level;
 
 use crate::config;
 use crate::daemon;
+use crate::disk::OsDisk;
 use crate::files;
 use crate::log;
 use crate::process;
 use crate::results::Results;
 
+pub mod check;
+pub mod completions;
+pub mod init;
+pub mod new;
 pub mod queue;
 pub mod receive;
 pub mod replay;
@@ -28,9 +34,7 @@ pub mod status;
 pub mod try_job;
 
 mod out;
-
-/// sysexits `EX_CONFIG`: systemd's RestartPreventExitStatus=78 stops a restart loop.
-const EXIT_CONFIG: u8 = 78;
+mod say;
 
 /// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
 const EXIT_SYSTEM: u8 = 71;
@@ -47,7 +51,9 @@ const EXIT_ERROR: u8 = 1;
     propagate_version = true,
     arg_required_else_help = true,
     after_help = "Examples:
-  spoolbeat run spool-example              run the jobs there until Ctrl-C
+  spoolbeat init /srv/spool                make a root directory
+  spoolbeat new disk --root /srv/spool     make a job in it
+  spoolbeat run /srv/spool                 run the jobs there until Ctrl-C
   spoolbeat run /srv/spool --once          run each job once, ship, leave
   spoolbeat status /srv/spool              what the daemon there is doing
   spoolbeat try disk --root /srv/spool     run one job and look at its events
@@ -73,6 +79,9 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Init(init::Args),
+    New(new::Args),
+    Check(check::Args),
     Run(run::Args),
     Status(status::Args),
     /// Run one job now and print its events as JSON; nothing is queued, shipped or kept
@@ -105,6 +114,7 @@ enum Command {
     /// Receive events as Logstash would, and print them
     #[command(after_help = "Example: spoolbeat receive --listen 127.0.0.1:5044 | jq .message")]
     Receive(receive::Args),
+    Completions(completions::Args),
 }
 
 /// Runs what the command line asks for.
@@ -121,6 +131,10 @@ fn dispatch(cli: Cli) -> Done {
     let given = cli.given_root.as_deref();
     let verbose = cli.verbose.then_some(Level::DEBUG);
     match cli.command {
+        Command::Init(args) => Ok(init::run(&args, &OsDisk)),
+        Command::New(args) => Ok(new::run(&args, given, &OsDisk)),
+        Command::Check(args) => Ok(check::run(&args, given, &[])),
+        Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Run(args) => run::run(args, given, verbose),
         Command::Status(args) => status::run(&args, given),
         Command::Try { job } => try_one(&job, given, verbose),
@@ -143,13 +157,8 @@ fn dispatch(cli: Cli) -> Done {
 
 /// Finds and loads the root configuration; says all its problems.
 fn load(given: Option<&Path>, overrides: &[String]) -> Result<config::Root, ExitCode> {
-    let place = config::find_root(given).map_err(|why| out::fail(EXIT_CONFIG, &why))?;
-    config::load_root(&place, overrides).map_err(|problems| refuse(&problems))
-}
-
-fn refuse(problems: &[config::Problem]) -> ExitCode {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    out::fail(EXIT_CONFIG, &lines.join("\nspoolbeat: "))
+    let place = config::find_root(given).map_err(|why| out::fail(say::BAD_CONFIG, &why))?;
+    config::load_root(&place, overrides).map_err(|problems| say::fail_config(&problems))
 }
 
 /// Runs a command that waits, on all cores. Threads that hang at the end are left behind.
@@ -166,17 +175,18 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Done {
 fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let root = load(given, &[])?;
     log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
-    config::check_name(name).map_err(|why| out::fail(EXIT_CONFIG, &why))?;
+    config::check_name(name).map_err(|why| out::fail(say::BAD_CONFIG, &why))?;
     let folder = root.dir.join("jobs").join(name);
     let system = |error: &dyn std::fmt::Display| out::fail(EXIT_SYSTEM, &error.to_string());
     let uid = files::own_uid().map_err(|error| system(&error))?;
-    let tree = config::check_folder(name, &folder, uid).map_err(|problems| refuse(&problems))?;
+    let tree =
+        config::check_folder(name, &folder, uid).map_err(|problems| say::fail_config(&problems))?;
     let generation = tree
         .content(&folder)
         .map_err(|why| out::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
     let outputs: Vec<String> = root.outputs.into_iter().map(|output| output.name).collect();
     let job = config::load_job(name, &folder, &generation, &root.defaults, &outputs)
-        .map_err(|problems| refuse(&problems))?;
+        .map_err(|problems| say::fail_config(&problems))?;
     let identity = daemon::passing_identity().map_err(|error| system(&error))?;
     let state = tempfile::Builder::new()
         .prefix("spoolbeat-try-")
@@ -203,8 +213,6 @@ fn show_results(args: &results::ResultsArgs, given: Option<&Path>) -> Done {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tracing::Level;
 
 use crate::cli::Done;
-use crate::cli::EXIT_CONFIG;
 use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_SYSTEM;
 use crate::cli::block_on;
 use crate::cli::load;
 use crate::cli::out;
+use crate::cli::say::BAD_CONFIG;
 use crate::daemon;
 use crate::daemon::Error;
 use crate::log;
@@ -67,7 +67,7 @@ pub struct Args {
 /// Runs the daemon. `given` is `--root`, `verbose` wins over the configured level.
 pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let root = load(args.root.as_deref().or(given), &args.overrides)?;
-    let level = log::level(&root.log.level).map_err(|why| out::fail(EXIT_CONFIG, &why))?;
+    let level = log::level(&root.log.level).map_err(|why| out::fail(BAD_CONFIG, &why))?;
     log::start(args.log_format, verbose.unwrap_or(level));
     let mode = match args.once {
         true => Mode::Once {
@@ -88,7 +88,7 @@ const fn code_of_exit(exit: Exit) -> u8 {
         Exit::Clean => 0,
         Exit::Failed => EXIT_ERROR,
         Exit::Unshipped => EXIT_UNAVAILABLE,
-        Exit::Refused => EXIT_CONFIG,
+        Exit::Refused => BAD_CONFIG,
         Exit::Now => EXIT_NOW,
     }
 }

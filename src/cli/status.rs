@@ -2,7 +2,6 @@
 
 use std::io;
 use std::io::IsTerminal;
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +11,7 @@ use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
 use crate::cli::load;
 use crate::cli::out;
+use crate::cli::say;
 use crate::clock;
 use crate::control;
 use crate::status::Answer;
@@ -51,8 +51,7 @@ pub(super) fn run(args: &Args, given: Option<&Path>) -> Done {
 }
 
 fn print(status: &Status, args: &Args) -> ExitCode {
-    let stdout = io::stdout();
-    let plain = !stdout.is_terminal() || std::env::var_os("NO_COLOR").is_some();
+    let plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
     let look = if plain { Look::Plain } else { Look::Coloured };
     let text = if args.json {
         match serde_json::to_string(status) {
@@ -62,10 +61,5 @@ fn print(status: &Status, args: &Args) -> ExitCode {
     } else {
         show(status, clock::now(), look)
     };
-    match stdout.lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            out::fail(EXIT_ERROR, &format!("cannot write the status: {error}"))
-        }
-        Ok(()) | Err(_) => ExitCode::SUCCESS,
-    }
+    say::report(&text, 0)
 }

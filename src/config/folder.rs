@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::Problem;
 use crate::files;
+use crate::files::Item;
 use crate::files::Tree;
 
 /// Longest name of a job: it becomes part of many paths and of each event.
@@ -31,6 +32,24 @@ pub fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Looks at the folder of all jobs; returns what it is.
+///
+/// # Errors
+/// Says in words why nothing in it can be taken for a job.
+pub fn check_jobs(jobs: &Path) -> Result<Item, String> {
+    // With the dot it is the folder also where `jobs` is a link to one.
+    let place = files::look(&jobs.join("."))
+        .map_err(|error| format!("{} cannot be read: {error}", jobs.display()))?;
+    if place.mode & 0o002 != 0 {
+        return Err(format!(
+            "{} may be written by everybody (mode {:04o}), who could run anything by it; run chmod o-w",
+            jobs.display(),
+            place.mode
+        ));
+    }
+    Ok(place)
 }
 
 /// Looks at a job's folder and checks all but its `job.toml`.

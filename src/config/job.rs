@@ -4,6 +4,7 @@
 //! Must never run, copy or watch anything.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Component;
 use std::path::Path;
 use std::time::Duration;
@@ -62,7 +63,7 @@ const KILL_GRACE: Duration = Duration::from_secs(10);
 const MAX_EVENT: u64 = 1 << 20;
 
 /// Smallest and largest `max_event`: the largest leaves 1 MiB of an event to its metadata.
-const MAX_EVENT_RANGE: std::ops::Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
+const MAX_EVENT_RANGE: Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
 
 /// `[defaults]` of the root configuration, as text: each job is laid over it anew, so that a
 /// problem still names the file that a value stands in.
@@ -219,8 +220,8 @@ struct Raw {
     tags: Option<Vec<Leaf<String>>>,
     fields: Option<serde_json::Map<String, serde_json::Value>>,
     tag: Option<Leaf<String>>,
-    /// Whether there is a `[script]`, whatever is in it.
-    has_script: bool,
+    /// Where `[script]` is, whatever is in it.
+    script_at: Option<Range<usize>>,
     run: Option<Leaf<String>>,
     /// Whether `run` is there, also when it could not be read.
     has_run: bool,
@@ -233,6 +234,8 @@ struct Raw {
     cwd: Option<Cwd>,
     on_stop: Option<AtEnd>,
     on_remove: Option<AtEnd>,
+    /// Where `[schedule]` is, whatever is in it.
+    schedule_at: Option<Range<usize>>,
     /// The kinds of schedule that are there, also those that could not be read.
     kinds: Vec<&'static str>,
     cron: Option<Leaf<String>>,
@@ -271,7 +274,8 @@ impl Raw {
             tag: table.text("tag", "tag = \"idp.logins\""),
             ..Self::default()
         };
-        raw.has_script = table.has("script");
+        raw.script_at = table.place_of("script");
+        raw.schedule_at = table.place_of("schedule");
         if let Some(table) = table.table("script") {
             raw.read_script(table);
         }
@@ -313,10 +317,6 @@ impl Raw {
         self.cwd = table.choice("cwd", &[("job", Cwd::Job), ("state", Cwd::State)]);
         self.on_stop = table.choice("on_stop", &AT_END);
         self.on_remove = table.choice("on_remove", &AT_END);
-        if !self.has_run && table.source.is_own(&table.at) {
-            table.lacks("run", format!("is missing; write {RUN_EXAMPLE}"));
-            self.has_run = true;
-        }
         table.finish();
     }
 
@@ -336,20 +336,13 @@ impl Raw {
                 self.kinds.retain(|kind| *kind != key);
             }
         }
-        match self.kinds.as_slice() {
-            [] if table.source.is_own(&table.at) => {
-                let message = format!("says nothing of when; write {SCHEDULE_EXAMPLE}");
-                table.source.missing(&table.at, "schedule", message);
-            }
-            [] | [_] => {}
-            kinds => {
-                let message = format!(
-                    "has {}; keep exactly one of {}",
-                    kinds.join(" and "),
-                    KINDS.join(", ")
-                );
-                table.source.problem(&table.at, "schedule", message);
-            }
+        if let kinds @ [_, _, ..] = self.kinds.as_slice() {
+            let message = format!(
+                "has {}; keep exactly one of {}",
+                kinds.join(" and "),
+                KINDS.join(", ")
+            );
+            table.source.problem(&table.at, "schedule", message);
         }
         table.finish();
     }
@@ -465,15 +458,15 @@ impl Raw {
             ["every_after"] => Some(Schedule::EveryAfter(self.every_after.as_ref()?.value)),
             ["once"] => Some(Schedule::Once),
             ["keep_running"] => Some(Schedule::KeepRunning),
-            _ => {
-                if !table.seen("schedule") {
-                    table.lacks(
-                        "schedule",
-                        format!("is missing; write [schedule] with {SCHEDULE_EXAMPLE} under it"),
-                    );
-                }
+            [] => {
+                let at = self.schedule_at.as_ref().unwrap_or(&table.at);
+                let message = format!(
+                    "says nothing of when to run; write [schedule] with {SCHEDULE_EXAMPLE} under it"
+                );
+                table.source.missing(at, "schedule", message);
                 None
             }
+            _ => None,
         }
     }
 
@@ -481,13 +474,9 @@ impl Raw {
     fn script_file(&self, table: &Table<'_, '_>, folder: &Path) -> Option<String> {
         let Some(run) = &self.run else {
             if !self.has_run {
-                let key = if self.has_script {
-                    "script.run"
-                } else {
-                    "script"
-                };
+                let at = self.script_at.as_ref().unwrap_or(&table.at);
                 let message = format!("is missing; write [script] with {RUN_EXAMPLE} under it");
-                table.lacks(key, message);
+                table.source.missing(at, "script.run", message);
             }
             return None;
         };

@@ -1,1 +1,417 @@
+//! `job.toml`: what is taken, what is refused, and where.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+
+/// Every key of this step.
+const WHOLE: &str = r#"description = "Failed logins from ${HOST}"
+enabled = false
+tags = ["idp", "soc"]
+fields = { team = "soc", level = 3, deep = { list = [1, 2.5, true, 2026-11-21] } }
+tag = "idp.logins"
+
+[script]
+run = "./collect.py"
+language = "python"
+args = ["--since", "${SPOOLBEAT_LAST_SUCCESS_AT}", "--host=${HOST}"]
+env = { API_URL = "https://${MISSING:-idp.example}" }
+pass_env = ["HTTPS_PROXY"]
+timeout = "5m"
+kill_grace = "3s"
+cwd = "state"
+on_stop = "finish"
+on_remove = "terminate"
+
+[schedule]
+cron = "*/5 * * * *"
+timezone = "Europe/Berlin"
+
+[capture.stdout]
+to = ["events", "log"]
+format = "json"
+max_event = "64KiB"
+
+[capture.stderr]
+to = []
+
+[output]
+to = ["lumberjack"]
+
+[results]
+keep = { runs = 5, age = "1d", bytes = "1MiB" }
+"#;
+
+const SMALL: &str = "[script]\nrun = 'collect.py'\n[schedule]\nevery = '5m'\n";
+
+fn lookup(name: &str) -> Option<String> {
+    (name == "HOST").then(|| "h1".to_owned())
+}
+
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, mode) in [("collect.py", 0o644), ("tool", 0o755), ("plain", 0o644)] {
+        fs::write(dir.path().join(name), "").unwrap();
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(dir.path().join(name), mode).unwrap();
+    }
+    dir
+}
+
+fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
+    let dir = folder();
+    fs::write(dir.path().join(JOB_FILE), bytes).unwrap();
+    let outputs = ["lumberjack".to_owned(), "archive".to_owned()];
+    load_job_with("idp", dir.path(), "0123", defaults, &outputs, lookup)
+}
+
+fn load(text: &str) -> Result<Job, Vec<Problem>> {
+    load_bytes(text.as_bytes(), &Defaults::none())
+}
+
+fn defaults(text: &str) -> Defaults {
+    Defaults::new(vec![Segment {
+        start: 0,
+        file: "spoolbeat.toml".to_owned(),
+        text: text.to_owned(),
+        origin: Origin::File,
+    }])
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match load(text) {
+        Ok(job) => panic!("{job:?}"),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The one problem of a small job in which `from` was replaced.
+fn problem(from: &str, to: &str) -> String {
+    let problems = problems(&SMALL.replace(from, to));
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems[0].clone()
+}
+
+#[test]
+fn every_key_is_taken() {
+    let job = load(WHOLE).unwrap();
+    assert_eq!(job.description, "Failed logins from h1");
+    assert!(!job.enabled);
+    assert_eq!(job.tags, ["idp", "soc"]);
+    assert_eq!(
+        serde_json::Value::Object(job.fields).to_string(),
+        r#"{"deep":{"list":[1,2.5,true,"2026-11-21"]},"level":3,"team":"soc"}"#
+    );
+    assert_eq!(job.tag, "idp.logins");
+    assert_eq!(job.script.run, "collect.py");
+    assert_eq!(
+        job.script.args,
+        ["--since", "${SPOOLBEAT_LAST_SUCCESS_AT}", "--host=h1"]
+    );
+    assert_eq!(job.script.env["API_URL"], "https://idp.example");
+    assert_eq!(job.script.pass_env, ["HTTPS_PROXY"]);
+    assert_eq!(job.script.timeout, Some(Duration::from_secs(300)));
+    assert_eq!(job.script.kill_grace, Duration::from_secs(3));
+    assert_eq!(job.script.cwd, Cwd::State);
+    assert_eq!(job.script.on_stop, AtEnd::Finish);
+    assert_eq!(job.script.on_remove, AtEnd::Terminate);
+    assert!(matches!(job.schedule, Schedule::Cron(_)));
+    let expected = Capture {
+        events: true,
+        log: true,
+        format: Format::Json,
+        max_event: 65_536,
+    };
+    assert_eq!(job.stdout, expected);
+    assert!(!job.stderr.events && !job.stderr.log);
+    assert_eq!(job.route, Route::to(vec!["lumberjack".to_owned()]));
+    assert_eq!((job.keep.runs, job.keep.bytes), (5, 1 << 20));
+}
+
+#[test]
+fn what_is_left_out_takes_its_default() {
+    let job = load(SMALL).unwrap();
+    assert_eq!(job.tag, "idp");
+    assert_eq!(job.script.language, Language::Python);
+    assert_eq!(job.script.timeout, Some(TIMEOUT));
+    assert_eq!(job.script.kill_grace, KILL_GRACE);
+    assert!(job.enabled && job.stdout.events && !job.stdout.log);
+    assert!(job.stderr.events && job.stderr.log);
+    assert_eq!(job.stdout.max_event, 1 << 20);
+    assert_eq!(job.route.outputs(), ["archive", "lumberjack"]);
+    assert_eq!(job.keep.runs, 50);
+}
+
+#[test]
+fn each_kind_of_schedule_is_taken() {
+    for (text, schedule) in [
+        ("every_after = '100ms'", Schedule::EveryAfter(EVERY_MIN)),
+        ("once = true", Schedule::Once),
+        ("keep_running = true\nonce = false", Schedule::KeepRunning),
+    ] {
+        let job = load(&SMALL.replace("every = '5m'", text)).unwrap();
+        assert_eq!(job.schedule, schedule);
+        let limit = (schedule != Schedule::KeepRunning).then_some(TIMEOUT);
+        assert_eq!(job.script.timeout, limit);
+    }
+}
+
+#[test]
+fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
+    let text = r#"descripton = "x"
+enabled = "yes"
+[script]
+run = "../escape.sh"
+timeout = "30"
+kill_grace = "0s"
+env = { "A-B" = "x", SPOOLBEAT_X = "y" }
+[schedule]
+every = "30"
+cron = "* * * * *"
+[capture.stdout]
+to = ["event"]
+format = "jsonl"
+[capture.stdin]
+[output]
+to = ["lumberjak"]
+"#;
+    let expected = [
+        "jobs/idp/job.toml:1:1: descripton: unknown key `descripton`; did you mean `description`?",
+        "jobs/idp/job.toml:2:11: enabled: `\"yes\"` is not true or false; write enabled = true",
+        "jobs/idp/job.toml:4:7: script.run: `../escape.sh` leads out of the job's folder",
+        "jobs/idp/job.toml:5:11: script.timeout: `30` is not a duration; write a number and a unit, like 200ms, 30s",
+        "jobs/idp/job.toml:6:14: script.kill_grace: `0s` is too short; the least is 1ms",
+        "jobs/idp/job.toml:7:9: script.env.A-B: `A-B` cannot name a variable",
+        "jobs/idp/job.toml:7:22: script.env.SPOOLBEAT_X: `SPOOLBEAT_X` is set by spoolbeat itself",
+        "jobs/idp/job.toml:8:1: schedule: has cron and every; keep exactly one of cron, every,",
+        "jobs/idp/job.toml:9:9: schedule.every: `30` is not a duration",
+        "jobs/idp/job.toml:12:7: capture.stdout.to: `event` is not known here; did you mean `events`?",
+        "jobs/idp/job.toml:13:10: capture.stdout.format: `jsonl` is not known here; did you mean `json`?",
+        "jobs/idp/job.toml:14:10: capture.stdin: unknown key `stdin`; known here: stdout, stderr",
+        "jobs/idp/job.toml:16:7: output.to: `lumberjak` is not known here; did you mean `lumberjack`? (the outputs of spoolbeat.toml)",
+    ];
+    let found = problems(text);
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            found.starts_with(expected),
+            "{found}\n  instead of\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_an_example() {
+    let found = problems("");
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].contains("[schedule] with every = \"5m\""),
+        "{found:#?}"
+    );
+    assert!(found[1].contains("[script] with run ="), "{found:#?}");
+    assert!(
+        problem("run = 'collect.py'", "")
+            .starts_with("jobs/idp/job.toml:1:1: script.run: is missing")
+    );
+    assert!(
+        problem("every = '5m'", "").starts_with("jobs/idp/job.toml:3:1: schedule: says nothing")
+    );
+}
+
+#[test]
+fn what_is_not_built_yet_is_an_unknown_key() {
+    for (key, at) in [
+        ("jitter = '1s'", "schedule.jitter"),
+        ("overlap = 'skip'", "schedule.overlap"),
+    ] {
+        let found = problem("every = '5m'", &format!("every = '5m'\n{key}"));
+        assert!(
+            found.contains(&format!("5:1: {at}: unknown key")),
+            "{found}"
+        );
+    }
+    assert!(
+        problem("[script]", "[[files]]\npaths = ['a']\n[script]").contains("unknown key `files`")
+    );
+}
+
+#[test]
+fn a_script_must_be_a_file_of_the_folder_that_can_be_run() {
+    for (run, words) in [
+        ("/etc/passwd", "leads out"),
+        ("a/../../b", "leads out"),
+        ("missing.py", "is no file in the folder"),
+        ("python collect.py", "arguments stand in args"),
+        (".hidden.py", "hidden"),
+        ("plain", "language = \"exec\""),
+        (".", "is not a plain file"),
+        ("", "is not a plain file"),
+    ] {
+        let found = problem("collect.py", run);
+        assert!(
+            found.contains(words) && found.contains(":2:7: script.run"),
+            "{found}"
+        );
+    }
+    let exec = "collect.py'\nlanguage = 'exec";
+    assert!(problem("collect.py", exec).contains("chmod +x collect.py"));
+    let tool = SMALL.replace("collect.py", "tool'\nlanguage = 'exec");
+    assert_eq!(load(&tool).unwrap().script.language, Language::Exec);
+}
+
+#[test]
+fn limits_are_named() {
+    assert!(problem("5m", "99ms").contains("`99ms` is too short; the least is 100ms"));
+    let big = "5m'\n[capture.stdout]\nmax_event = '9MiB";
+    assert!(problem("5m", big).contains("too large; the most is 8.0 MiB"));
+    let none = "5m'\n[results]\nkeep = { runs = 0 }\n[output]\nto = ['archive";
+    let found = problems(&SMALL.replace("5m'", &format!("{none}']")));
+    assert!(found[0].contains("`0` is not in 1..=1000000"), "{found:#?}");
+}
+
+#[test]
+fn a_variable_that_is_not_set_is_a_problem_at_its_place() {
+    let found = problem("every = '5m'", "every = '${PERIOD}'");
+    assert!(
+        found.contains(":4:9: schedule.every: the variable PERIOD is not set"),
+        "{found}"
+    );
+}
+
+#[test]
+fn duplicate_keys_and_syntax_errors_hide_nothing_else() {
+    let found = problems(
+        "[script]\nrun = 'collect.py'\nrun = 'x.py'\n[schedule]\nevery = 5m\ntimezon = 'UTC'\n",
+    );
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(
+        found[0].starts_with("jobs/idp/job.toml:3:1: `run` is there twice"),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with(
+            "jobs/idp/job.toml:5:9: `5m` is not a value; text stands in quotes, like \"5m\""
+        ),
+        "{found:#?}"
+    );
+    assert!(
+        found[2].contains("6:1: schedule.timezon: unknown key"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_taken_and_a_nul_is_refused_with_words() {
+    load(&format!("\u{feff}{SMALL}")).unwrap();
+    let found = problems(&SMALL.replace("5m", "5\0m"));
+    assert!(
+        found[0].starts_with("jobs/idp/job.toml:4:11: a NUL byte"),
+        "{found:#?}"
+    );
+    let found = load_bytes(b"a = 'x'\nb = '\xff'\n", &Defaults::none()).unwrap_err();
+    assert_eq!((found[0].line, found[0].column), (2, 6));
+    assert!(problem("every = '5m'", "every = \"5\\u0000m\"").contains("holds a NUL"));
+}
+
+#[test]
+fn large_deep_and_crowded_files_are_refused_in_few_words() {
+    let large = format!("{SMALL}#{}", "x".repeat(1 << 20));
+    assert!(problems(&large)[0].contains("larger than 1.0 MiB"));
+    let deep = format!(
+        "fields = {{ a = {}1{} }}\n{SMALL}",
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
+    assert!(
+        problems(&deep)
+            .iter()
+            .any(|p| p.contains("nested too deeply") || p.contains("deep"))
+    );
+    let dotted = format!("fields{} = 1\n{SMALL}", ".a".repeat(50_000));
+    assert!(!problems(&dotted).is_empty());
+    let shallow = format!(
+        "fields = {{ a = {}1{} }}\n{SMALL}",
+        "[".repeat(20),
+        "]".repeat(20)
+    );
+    assert!(problems(&shallow)[0].contains("nested more than 16 deep"));
+    let crowd: String = (0..50_000).map(|n| format!("k{n} = 1\n")).collect();
+    let found = problems(&format!("{crowd}{SMALL}"));
+    assert_eq!(found.len(), 101);
+    assert!(found[100].contains("and 49900 more"), "{}", found[100]);
+}
+
+#[test]
+fn a_jobs_own_keys_win_over_the_defaults() {
+    let text = "[defaults]\ntags = ['all']\ntimezone = 'Europe/Berlin'\nfields = { site = 'a', team = 'x' }\n\
+        [defaults.script]\ntimeout = '7s'\nlanguage = 'bash'\n[defaults.schedule]\nevery = '9m'\n";
+    let job = load_bytes(
+        format!("fields = {{ team = 'soc' }}\n{SMALL}").as_bytes(),
+        &defaults(text),
+    )
+    .unwrap();
+    assert_eq!(job.schedule, Schedule::Every(Duration::from_secs(300)));
+    assert_eq!(job.script.timeout, Some(Duration::from_secs(7)));
+    assert_eq!(job.script.language, Language::Bash);
+    assert_eq!(job.tags, ["all"]);
+    assert_eq!(
+        serde_json::Value::Object(job.fields).to_string(),
+        r#"{"site":"a","team":"soc"}"#
+    );
+    let only = load_bytes(b"[script]\nrun = 'collect.py'\n", &defaults(text)).unwrap();
+    assert_eq!(only.schedule, Schedule::Every(Duration::from_secs(540)));
+    let kept = SMALL.replace("every = '5m'", "keep_running = true");
+    let job = load_bytes(kept.as_bytes(), &defaults(text)).unwrap();
+    assert_eq!(
+        job.script.timeout, None,
+        "a default limit is not for kept-running jobs"
+    );
+}
+
+#[test]
+fn a_problem_of_the_defaults_names_the_file_that_it_stands_in() {
+    let text = "# root\n[defaults.script]\nrun = 'none.sh'\n";
+    let found = load_bytes(b"[schedule]\nevery = '1m'\n", &defaults(text)).unwrap_err();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0]
+            .to_string()
+            .starts_with("spoolbeat.toml:3:7: script.run: `none.sh`"),
+        "{}",
+        found[0]
+    );
+}
+
+#[test]
+fn a_name_that_cannot_be_a_jobs_is_refused() {
+    let dir = folder();
+    let found = load_job("a b", dir.path(), "0", &Defaults::none(), &[]).unwrap_err();
+    assert!(found[0].to_string().contains("like idp-logins"));
+}
+
+#[test]
+fn no_prefix_of_a_valid_file_panics_and_none_is_taken_for_another_job() {
+    for end in 0..WHOLE.len() {
+        if let Ok(job) = load(&WHOLE[..end]) {
+            assert_eq!(job.script.run, "collect.py");
+            assert!(matches!(job.schedule, Schedule::Cron(_)), "cut at {end}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_change_of_a_valid_file_panics(at in 0..WHOLE.len(), len in 0..20_usize, with in "[\\[\\]{}=.,'\"a1\n$ \u{e4}]{0,6}") {
+        let mut bytes = WHOLE.as_bytes().to_vec();
+        let end = (at + len).min(bytes.len());
+        bytes.splice(at..end, with.bytes());
+        if let Err(problems) = load_bytes(&bytes, &Defaults::none()) {
+            prop_assert!(!problems.is_empty());
+        }
+    }
+}

@@ -23,6 +23,7 @@ mod words;
 
 pub use find::find_root;
 pub use folder::check_folder;
+pub use folder::check_jobs;
 pub use folder::check_name;
 pub use job::Defaults;
 pub use job::load_job;

@@ -248,7 +248,6 @@ pub(super) struct Table<'s, 't> {
     path: String,
     values: DeTable<'t>,
     known: Vec<&'static str>,
-    taken: Vec<&'static str>,
 }
 
 impl<'s, 't> Table<'s, 't> {
@@ -259,7 +258,6 @@ impl<'s, 't> Table<'s, 't> {
             path: String::new(),
             values,
             known: Vec::new(),
-            taken: Vec::new(),
         }
     }
 
@@ -289,16 +287,15 @@ impl<'s, 't> Table<'s, 't> {
         self.known.push(key);
     }
 
-    /// Whether the key was there when it was taken.
-    pub(super) fn seen(&self, key: &'static str) -> bool {
-        self.taken.contains(&key)
+    /// Where a key's value is; it must still be taken.
+    pub(super) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        self.values.get(key).map(Spanned::span)
     }
 
     /// Takes a key, whatever its value is.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Leaf<DeValue<'t>>> {
         self.known.push(key);
         let value = self.values.remove(key)?;
-        self.taken.push(key);
         Some(Leaf {
             at: value.span(),
             value: value.into_inner(),
@@ -346,7 +343,6 @@ impl<'s, 't> Table<'s, 't> {
             path: leaf.key,
             values,
             known: Vec::new(),
-            taken: Vec::new(),
         })
     }
 

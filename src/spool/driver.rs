@@ -30,6 +30,7 @@ use crate::clock::Tick;
 use crate::config::Defaults;
 use crate::config::Problem;
 use crate::config::check_folder;
+use crate::config::check_jobs;
 use crate::config::load_job;
 use crate::disk::Disk;
 use crate::files;
@@ -242,18 +243,10 @@ impl Driver {
     /// The names in `jobs/`, or why they cannot be believed.
     fn list(&mut self) -> Result<Vec<String>, String> {
         let jobs = &self.settings.jobs;
-        let words = |error: io::Error| format!("{} cannot be read: {error}", jobs.display());
-        // With the dot it is the folder also where `jobs` is a link to one.
-        let place = files::look(&jobs.join(".")).map_err(words)?;
-        if place.mode & 0o002 != 0 {
-            return Err(format!(
-                "{} may be written by everybody (mode {:04o}), who could run anything by it; run chmod o-w",
-                jobs.display(),
-                place.mode
-            ));
-        }
+        let place = check_jobs(jobs)?;
         self.watcher.watch(jobs, place.identity);
-        let mut names = files::names(jobs).map_err(words)?;
+        let mut names = files::names(jobs)
+            .map_err(|error| format!("{} cannot be read: {error}", jobs.display()))?;
         names.retain(|name| !is_passing(name));
         let moved = self.device.is_some_and(|device| device != place.identity.0);
         if moved && names.is_empty() && !self.jobs.is_empty() {

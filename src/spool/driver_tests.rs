@@ -79,6 +79,7 @@ impl Bench {
             Change::Removed { job } => format!("removed {job}"),
             Change::Unreadable { reason } => format!("unreadable {reason}"),
             Change::Readable => "readable".to_owned(),
+            Change::Complete => return self.next(limit),
         })
     }
 

@@ -131,7 +131,7 @@ fn shim() -> PathBuf {
 
 impl Bench {
     fn host(&self) -> Arc<Host> {
-        let (intake, mut taken) = Intake::channel();
+        let (intake, mut taken) = Intake::channel(1);
         let portions = Arc::clone(&self.portions);
         let mut gate = self.gate.subscribe();
         tokio::spawn(async move {
@@ -504,7 +504,7 @@ async fn a_line_longer_than_the_longest_event_is_cut_and_said_to_be() {
 #[tokio::test]
 async fn a_queue_that_breaks_ends_the_script_and_leaves_the_run_open() {
     let bench = bench("while :; do echo x; sleep 0.01; done");
-    let (intake, mut taken) = Intake::channel();
+    let (intake, mut taken) = Intake::channel(1);
     let mut host = Arc::into_inner(bench.host()).unwrap();
     host.intake = intake;
     let (_orders, orders) = mpsc::channel(1);

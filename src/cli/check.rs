@@ -1,0 +1,322 @@
+//! `spoolbeat check`: everything that is wrong with a root and its jobs, before it is run.
+//!
+//! It decides as the daemon does, with the same functions. Must never change anything.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::say;
+use crate::clock;
+use crate::config::Problem;
+use crate::config::Root;
+use crate::config::check_folder;
+use crate::config::check_jobs;
+use crate::config::find_root;
+use crate::config::load_job;
+use crate::config::load_root;
+use crate::files;
+use crate::job::Job;
+use crate::schedule::Schedule;
+use crate::units::Timestamp;
+use crate::units::show_duration;
+
+/// How many of a job's next times are shown.
+const TIMES_SHOWN: usize = 5;
+
+/// Check the configuration and all jobs; exit code 78 if something is wrong.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  spoolbeat check
+  spoolbeat check /var/lib/spoolbeat --job idp-logins
+  spoolbeat check --json | jq .problems")]
+pub struct Args {
+    /// The root directory, or its spoolbeat.toml; found as always if it is left out.
+    root: Option<PathBuf>,
+    /// Check this job only.
+    #[arg(long, value_name = "JOB")]
+    job: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    root: Option<PathBuf>,
+    jobs: Vec<Checked>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+/// A job that is good.
+#[derive(Debug, Serialize)]
+struct Checked {
+    job: String,
+    enabled: bool,
+    /// When it runs, in words.
+    schedule: String,
+    /// The next times; for `every`, if it were new now.
+    next: Vec<String>,
+}
+
+/// Checks the root that is named, `given` (`--root`) or found, and prints what was found.
+#[must_use]
+pub fn run(args: &Args, given: Option<&Path>, overrides: &[String]) -> ExitCode {
+    let place = match find_root(args.root.as_deref().or(given)) {
+        Ok(place) => place,
+        Err(message) => return say::fail(&message, say::BAD_CONFIG),
+    };
+    let report = check(&place, args.job.as_deref(), overrides, clock::now());
+    let code = if report.problems.is_empty() {
+        0
+    } else {
+        say::BAD_CONFIG
+    };
+    if !args.json {
+        return say::report(&report.text(), code);
+    }
+    match serde_json::to_string(&report) {
+        Ok(json) => say::report(&format!("{json}\n"), code),
+        Err(error) => say::fail(&format!("the report cannot be written: {error}"), 1),
+    }
+}
+
+fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp) -> Report {
+    let mut report = Report {
+        root: None,
+        jobs: Vec::new(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let root = match load_root(place, overrides) {
+        Ok(root) => root,
+        Err(problems) => {
+            report.problems = problems;
+            let message = "the jobs were not checked: what they are checked against is not good";
+            report.warnings.push(message.to_owned());
+            return report;
+        }
+    };
+    report.root = Some(root.dir.clone());
+    let jobs = root.dir.join("jobs");
+    let daemon = match files::own_uid() {
+        Ok(uid) => uid,
+        Err(error) => {
+            report.whole(format!("nobody says which user this is: {error}"));
+            return report;
+        }
+    };
+    let names = check_jobs(&jobs).and_then(|_| {
+        files::names(&jobs).map_err(|error| format!("{} cannot be read: {error}", jobs.display()))
+    });
+    match (names, only) {
+        (Err(message), _) => report.whole(message),
+        (Ok(names), Some(name)) if !names.iter().any(|known| known == name) => {
+            let message = format!("there is no job `{name}` in {}", jobs.display());
+            report.whole(message);
+        }
+        (Ok(_), Some(name)) => report.job(&root, &jobs, name, daemon, now),
+        (Ok(names), None) => {
+            for name in names {
+                let beside = files::look(&jobs.join(&name)).is_ok_and(|item| {
+                    matches!(item.kind, files::Kind::File | files::Kind::Special)
+                });
+                if !beside && !files::is_passing(&name) {
+                    report.job(&root, &jobs, &name, daemon, now);
+                }
+            }
+        }
+    }
+    report
+}
+
+impl Report {
+    fn whole(&mut self, message: String) {
+        self.problems
+            .push(Problem::of_file("jobs".to_owned(), message));
+    }
+
+    fn job(&mut self, root: &Root, jobs: &Path, name: &str, daemon: u32, now: Timestamp) {
+        let folder = jobs.join(name);
+        let outputs: Vec<String> = root.outputs.iter().map(|o| o.name.clone()).collect();
+        let mut problems = check_folder(name, &folder, daemon)
+            .err()
+            .unwrap_or_default();
+        // The text is checked also where an owner or a mode is wrong: all problems at once.
+        match load_job(name, &folder, "", &root.defaults, &outputs) {
+            Ok(job) if problems.is_empty() => self.good(&job, now),
+            Ok(_) => {}
+            Err(more) => {
+                for problem in more {
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                }
+            }
+        }
+        self.problems.extend(problems);
+    }
+
+    fn good(&mut self, job: &Job, now: Timestamp) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if let Some((program, _)) = job.script.language.interpreter()
+            && files::find_program(program, &path).is_none()
+        {
+            self.warnings.push(format!(
+                "jobs/{}: {program} is not on this PATH; runs will fail until it is installed",
+                job.name
+            ));
+        }
+        let (schedule, next) = times(&job.schedule, now);
+        if matches!(job.schedule, Schedule::Cron(_)) && next.is_empty() {
+            self.warnings.push(format!(
+                "jobs/{}: its cron expression names no time that ever comes",
+                job.name
+            ));
+        }
+        self.jobs.push(Checked {
+            job: job.name.clone(),
+            enabled: job.enabled,
+            schedule,
+            next: next.iter().map(ToString::to_string).collect(),
+        });
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for job in &self.jobs {
+            let off = if job.enabled { "" } else { " (disabled)" };
+            line(
+                &mut text,
+                &format!("{}: ok{off}, {}", job.job, job.schedule),
+            );
+            for time in &job.next {
+                line(&mut text, &format!("    {time}"));
+            }
+        }
+        for warning in &self.warnings {
+            line(&mut text, &format!("warning: {warning}"));
+        }
+        for problem in &self.problems {
+            line(&mut text, &problem.to_string());
+        }
+        let counts = [
+            count(self.jobs.len(), "good job"),
+            count(self.warnings.len(), "warning"),
+            count(self.problems.len(), "problem"),
+        ];
+        line(&mut text, &counts.join(", "));
+        text
+    }
+}
+
+/// When a schedule is due: words, and the next times where they are known beforehand.
+fn times(schedule: &Schedule, now: Timestamp) -> (String, Vec<Timestamp>) {
+    match schedule {
+        Schedule::Cron(cron) => {
+            let next = std::iter::successors(cron.next_after(now), |at| cron.next_after(*at));
+            ("by cron".to_owned(), next.take(TIMES_SHOWN).collect())
+        }
+        Schedule::Every(period) => {
+            let next = std::iter::successors(Some(now), |at| Some(at.after(*period)));
+            let words = format!("every {}, at once when new", show_duration(*period));
+            (words, next.take(TIMES_SHOWN).collect())
+        }
+        Schedule::EveryAfter(pause) => (
+            format!("{} after each end, at once when new", show_duration(*pause)),
+            Vec::new(),
+        ),
+        Schedule::Once => ("once per edit".to_owned(), Vec::new()),
+        Schedule::KeepRunning => ("always running".to_owned(), Vec::new()),
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("a String takes everything");
+}
+
+fn count(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const GOOD: &str = "[script]\nrun = 'a.sh'\n[schedule]\nevery = '30s'\n";
+
+    fn root(jobs: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let toml = "[output.lumberjack]\nhosts = ['h']\n";
+        files::make_file(&dir.path().join("spoolbeat.toml"), toml, 0o644).unwrap();
+        for (name, text) in jobs {
+            let folder = dir.path().join("jobs").join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            files::make_file(&folder.join("a.sh"), "", 0o644).unwrap();
+            files::make_file(&folder.join("job.toml"), text, 0o644).unwrap();
+        }
+        dir
+    }
+
+    fn report(dir: &tempfile::TempDir, only: Option<&str>) -> Report {
+        check(dir.path(), only, &[], Timestamp(1_763_712_488_123))
+    }
+
+    #[test]
+    fn all_problems_of_all_jobs_and_the_next_times_are_shown() {
+        let bad = GOOD.replace("30s", "30");
+        let dir = root(&[
+            ("bad", &bad),
+            ("good", GOOD),
+            (".hidden", &bad),
+            ("worse", "x = 1"),
+        ]);
+        let found = report(&dir, None);
+        let text = found.text();
+        assert!(text.starts_with("good: ok, every 30.0s, at once when new\n    2025-11-21T08:08:08.123Z\n    2025-11-21T08:08:38.123Z\n"), "{text}");
+        assert!(
+            text.contains("\njobs/bad/job.toml:4:9: schedule.every: `30` is not a duration"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("1 good job, 0 warnings, 4 problems\n"),
+            "{text}"
+        );
+        assert_eq!(found.jobs[0].next.len(), TIMES_SHOWN);
+        assert_eq!(report(&dir, Some("good")).problems, []);
+        assert_eq!(report(&dir, Some("none")).problems.len(), 1);
+    }
+
+    #[test]
+    fn a_missing_interpreter_is_a_warning() {
+        let dir = root(&[(
+            "ps",
+            &GOOD.replace("[schedule]", "language = 'powershell'\n[schedule]"),
+        )]);
+        let found = report(&dir, None);
+        assert_eq!(found.problems, []);
+        let missing = files::find_program("pwsh", &std::env::var_os("PATH").unwrap()).is_none();
+        assert_eq!(found.warnings.len(), usize::from(missing));
+    }
+
+    #[test]
+    fn a_root_without_jobs_and_a_bad_root_are_problems() {
+        let found = report(&root(&[]), None);
+        assert_eq!(found.problems.len(), 1, "{found:?}");
+        let dir = root(&[("good", GOOD)]);
+        std::fs::write(dir.path().join("spoolbeat.toml"), "x = 1").unwrap();
+        let found = report(&dir, None);
+        assert_eq!(
+            (found.problems.len(), found.jobs.len()),
+            (2, 0),
+            "{found:?}"
+        );
+    }
+}

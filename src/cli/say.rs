@@ -1,0 +1,41 @@
+//! How commands speak: reports to standard output, what went wrong to standard error.
+//!
+//! Must never decide what is said.
+
+use std::io;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::config::Problem;
+
+/// Invalid configuration: `EX_CONFIG` of sysexits(3), so that systemd's `RestartPreventExitStatus=78`
+/// ends a loop of restarts.
+pub(super) const BAD_CONFIG: u8 = 78;
+
+/// Output cannot be written: `EX_IOERR` of sysexits(3).
+const CANNOT_WRITE: u8 = 74;
+
+/// Writes a report and returns `code`.
+pub(super) fn report(text: &str, code: u8) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(code),
+        // Whoever closed the pipe has read enough, but may not take it for success.
+        Err(_) => ExitCode::from(CANNOT_WRITE.max(code)),
+    }
+}
+
+/// Says why nothing was done and returns `code`.
+pub(super) fn fail(message: &str, code: u8) -> ExitCode {
+    let text = format!("spoolbeat: {message}\n");
+    match io::stderr().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::from(CANNOT_WRITE.max(code)),
+    }
+}
+
+/// Says what is wrong with the configuration.
+pub(super) fn fail_config(problems: &[Problem]) -> ExitCode {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    fail(&lines.join("\nspoolbeat: "), BAD_CONFIG)
+}
