@@ -5,6 +5,7 @@
 //! Must never read a folder or a clock, and knows nothing of jobs but their folders' names.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::clock::Tick;
@@ -70,6 +71,8 @@ pub(super) struct Now {
 pub(super) struct Watch {
     settle: Duration,
     folders: BTreeMap<String, Folder>,
+    /// The looks that are due, in order: with 10,000 folders nobody wants to search for them.
+    dues: BTreeSet<(Tick, String)>,
 }
 
 #[derive(Debug)]
@@ -92,11 +95,22 @@ struct Folder {
     due: Option<Tick>,
 }
 
+/// What a look means for its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Wait,
+    Known,
+    Settled,
+    Restless,
+    Gone,
+}
+
 impl Watch {
     pub(super) const fn new(settle: Duration) -> Self {
         Self {
             settle,
             folders: BTreeMap::new(),
+            dues: BTreeSet::new(),
         }
     }
 
@@ -111,20 +125,31 @@ impl Watch {
             Hint::Touched => now.tick.after(LOOK_DELAY),
             Hint::RenamedAway | Hint::RenamedIn => now.tick,
         };
-        entry.due = Some(entry.due.map_or(at, |due| due.min(at)));
+        let at = entry.due.map_or(at, |due| due.min(at));
+        self.set_due(folder, Some(at));
+    }
+
+    fn set_due(&mut self, name: &str, due: Option<Tick>) {
+        let Some(folder) = self.folders.get_mut(name) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut folder.due, due) {
+            self.dues.remove(&(before, name.to_owned()));
+        }
+        self.dues.extend(due.map(|due| (due, name.to_owned())));
     }
 
     /// When the next look is due.
     pub(super) fn next_due(&self) -> Option<Tick> {
-        self.folders.values().filter_map(|folder| folder.due).min()
+        self.dues.first().map(|(due, _)| *due)
     }
 
     /// The folders whose looks are due.
     pub(super) fn due(&self, now: Now) -> Vec<String> {
-        self.folders
+        self.dues
             .iter()
-            .filter(|(_, folder)| folder.due.is_some_and(|due| due <= now.tick))
-            .map(|(name, _)| name.clone())
+            .take_while(|(due, _)| *due <= now.tick)
+            .map(|(_, name)| name.clone())
             .collect()
     }
 
@@ -135,52 +160,23 @@ impl Watch {
 
     /// Takes what a look found.
     pub(super) fn look(&mut self, name: &str, seen: Seen, now: Now) -> Option<Step> {
-        let settle = self.settle;
         let folder = self
             .folders
             .entry(name.to_owned())
             .or_insert_with(|| Folder::new(now.tick));
-        let hint = folder.hint.take();
-        let first = folder.seen.is_none();
-        folder.note(seen, now);
-        match seen {
-            Seen::Nothing => {
-                let quiet = now.tick.since(folder.since) >= settle;
-                let at_once = hint == Some(Hint::RenamedAway) || !folder.was_given;
-                if !quiet && !at_once {
-                    folder.due = Some(folder.since.after(settle));
-                    return None;
-                }
-                let was_given = folder.was_given;
-                self.folders.remove(name);
-                was_given.then(|| Step::Gone(name.to_owned()))
-            }
-            Seen::Folder {
-                print,
-                newest_change,
-            } => {
-                if folder.given == Some(print) {
-                    folder.rest();
-                    return None;
-                }
-                let came_whole = hint == Some(Hint::RenamedIn);
-                // Only at the first look: later the watcher may have seen what the clock did not.
-                let old = first && is_older(newest_change, now.wall, settle);
-                let quiet = now.tick.since(folder.since) >= settle;
-                let only_touched =
-                    now.tick.since(folder.shape_since) >= settle.saturating_mul(TOUCHED_SETTLES);
-                if came_whole || old || quiet || only_touched {
-                    folder.given = Some(print);
-                    folder.was_given = true;
-                    // A storm of touches counts anew, or each look in it would load.
-                    folder.shape_since = now.tick;
-                    folder.rest();
-                    return Some(Step::Settled(name.to_owned()));
-                }
-                folder.due = Some(folder.since.after(settle));
-                folder
-                    .restless(now)
-                    .then(|| Step::Restless(name.to_owned()))
+        let verdict = folder.judge(seen, now, self.settle);
+        let again = (verdict == Verdict::Wait || verdict == Verdict::Restless)
+            .then(|| folder.since.after(self.settle));
+        let was_given = folder.was_given;
+        self.set_due(name, again);
+        let name = name.to_owned();
+        match verdict {
+            Verdict::Wait | Verdict::Known => None,
+            Verdict::Settled => Some(Step::Settled(name)),
+            Verdict::Restless => Some(Step::Restless(name)),
+            Verdict::Gone => {
+                self.folders.remove(&name);
+                was_given.then_some(Step::Gone(name))
             }
         }
     }
@@ -190,7 +186,7 @@ impl Watch {
         if let Some(folder) = self.folders.get_mut(name) {
             folder.given = None;
             folder.since = now.tick;
-            folder.due = Some(now.tick.after(self.settle));
+            self.set_due(name, Some(now.tick.after(self.settle)));
         }
     }
 }
@@ -223,13 +219,50 @@ impl Folder {
         self.seen = Some(seen);
     }
 
-    fn rest(&mut self) {
-        self.due = None;
-        self.restless_since = None;
+    /// Decides on what a look found.
+    fn judge(&mut self, seen: Seen, now: Now, settle: Duration) -> Verdict {
+        let hint = self.hint.take();
+        let first = self.seen.is_none();
+        self.note(seen, now);
+        let quiet = now.tick.since(self.since) >= settle;
+        let Seen::Folder {
+            print,
+            newest_change,
+        } = seen
+        else {
+            let at_once = hint == Some(Hint::RenamedAway) || !self.was_given;
+            return if quiet || at_once {
+                Verdict::Gone
+            } else {
+                Verdict::Wait
+            };
+        };
+        if self.given == Some(print) {
+            self.restless_since = None;
+            return Verdict::Known;
+        }
+        let came_whole = hint == Some(Hint::RenamedIn);
+        // Only at the first look: later the watcher may have seen what the clock did not.
+        let old = first && is_older(newest_change, now.wall, settle);
+        let only_touched =
+            now.tick.since(self.shape_since) >= settle.saturating_mul(TOUCHED_SETTLES);
+        if came_whole || old || quiet || only_touched {
+            self.given = Some(print);
+            self.was_given = true;
+            // A storm of touches counts anew, or each look in it would load.
+            self.shape_since = now.tick;
+            self.restless_since = None;
+            return Verdict::Settled;
+        }
+        if self.is_restless(now) {
+            Verdict::Restless
+        } else {
+            Verdict::Wait
+        }
     }
 
     /// Whether it has just been restless for long enough to say so.
-    fn restless(&mut self, now: Now) -> bool {
+    fn is_restless(&mut self, now: Now) -> bool {
         let since = *self.restless_since.get_or_insert(now.tick);
         if now.tick.since(since) < RESTLESS {
             return false;
