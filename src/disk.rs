@@ -12,13 +12,18 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use fs2::FileExt as LockExt;
+
+#[cfg(test)]
+pub(crate) mod mem;
 
 /// How [`Disk::open`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,6 +290,80 @@ pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// A folder held open. A path into it is short whatever the folder's own length, which sockets
+/// need: `sun_path` has 108 bytes.
+#[derive(Debug)]
+pub struct Folder(File);
+
+impl Folder {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        Ok(Self(File::open(dir)?))
+    }
+
+    /// The way to `name` inside, good as long as this value lives. Needs `/proc`.
+    #[must_use]
+    pub fn reach(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    }
+}
+
+/// Sets the permission bits of a file that exists.
+///
+/// # Errors
+/// What the operating system said.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Lets the folder's or file's group read it, and nobody else: for what people look at.
+///
+/// # Errors
+/// What the operating system said.
+pub fn share_with_group(path: &Path) -> io::Result<()> {
+    let mode = if fs::symlink_metadata(path)?.is_dir() {
+        0o750
+    } else {
+        0o640
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes `link` a symbolic link to `target`, a name in the same folder. Readers see the former
+/// link or the new one; a power cut may lose the change.
+///
+/// # Errors
+/// What the operating system said; the former link then stays.
+pub fn link_latest(link: &Path, target: &str) -> io::Result<()> {
+    let dir = parent(link)?;
+    let fresh = tempfile::Builder::new()
+        .prefix(".new-")
+        .make_in(dir, |path| std::os::unix::fs::symlink(target, path))?;
+    // Persisting is a rename; a failure removes the fresh link.
+    fresh
+        .into_temp_path()
+        .persist(link)
+        .map_err(|error| error.error)
+}
+
+/// Removes a folder and all that is in it, never what links in it point to; a link in its place
+/// is refused.
+///
+/// # Errors
+/// What the operating system said; a part may then be gone.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(dir)?.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{} is not a folder", dir.display()),
+        ));
+    }
+    fs::remove_dir_all(dir)
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {

@@ -61,12 +61,12 @@ impl Stream {
         }
     }
 
-    /// The stream with this [`Stream::name`].
+    /// The stream with this [`Stream::letter`].
     #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub fn from_letter(letter: char) -> Option<Self> {
         [Self::Stdout, Self::Stderr, Self::Run]
             .into_iter()
-            .find(|stream| stream.name() == name)
+            .find(|stream| stream.letter() == letter)
     }
 }
 

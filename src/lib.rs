@@ -7,13 +7,17 @@ pub mod event;
 pub mod units;
 
 // floor 1: pure machines
+pub mod cleanup;
 pub mod lumberjack;
 pub mod queue;
 pub mod run;
 pub mod schedule;
+pub mod window;
 
 // floor 2: hands
+pub mod files;
 pub mod process;
+pub mod results;
 pub mod sink;
 pub mod source;
 
@@ -24,6 +28,12 @@ pub mod spool;
 
 // floor 4: acting parts
 pub mod runner;
+pub mod shipper;
 
 // floor 5: the head
 pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod log;
+pub mod status;
+pub mod supervisor;

@@ -1,10 +1,41 @@
-//! Configuration (being written): raw text to checked values, all problems at once.
+//! Configuration: raw text to checked values, all problems at once.
+//!
+//! `spoolbeat.toml` becomes a [`Root`], a job's `job.toml` a [`crate::job::Job`]. A problem says
+//! file, line, column, key, value and a correct example. Must never start, watch or write anything.
 
+use std::fmt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::files;
+
 use crate::queue;
 use crate::sink;
+
+mod expand;
+mod find;
+mod folder;
+mod job;
+mod reader;
+mod root;
+mod words;
+
+pub use find::find_root;
+pub use folder::check_folder;
+pub use folder::check_name;
+pub use job::Defaults;
+pub use job::load_job;
+pub use root::load_root;
+
+/// Name of the root configuration.
+pub const ROOT_FILE: &str = "spoolbeat.toml";
+
+/// Name of a job's configuration in its folder.
+pub const JOB_FILE: &str = "job.toml";
+
+/// Largest configuration file: people write kilobytes; more is a mistake or an attack.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// One problem of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -21,11 +52,77 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// A problem that is not at a place in the text.
+    #[must_use]
+    pub fn of_file(file: String, message: String) -> Self {
+        Self {
+            file,
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Reads the text of a configuration file that messages call `file`.
+fn read_text(path: &Path, file: &str) -> Result<String, Problem> {
+    let problem = |message| Problem::of_file(file.to_owned(), message);
+    let bytes = files::read_plain(path, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => problem("there is no such file".to_owned()),
+        _ => problem(format!("cannot be read: {error}")),
+    })?;
+    let place = |at: usize, message: &str| {
+        let before = String::from_utf8_lossy(&bytes[..at]);
+        let (line, column) = reader::line_and_column(&before, before.len());
+        Problem {
+            line,
+            column,
+            ..problem(message.to_owned())
+        }
+    };
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        return Err(place(
+            at,
+            "a NUL byte: this is not a text file, or one saved as UTF-16; save it as UTF-8",
+        ));
+    }
+    match std::str::from_utf8(&bytes) {
+        // A byte order mark is what some editors put before UTF-8; it is not part of the text.
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()),
+        Err(error) => Err(place(
+            error.valid_up_to(),
+            "not UTF-8 here; save the file as UTF-8",
+        )),
+    }
+}
+
+/// A variable of the daemon's environment.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// `spoolbeat.toml`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Root {
     /// The root directory, absolute.
     pub dir: PathBuf,
+    /// `[defaults]`: what a job's own configuration is laid over.
+    pub defaults: Defaults,
     /// `[spool] settle`: how long a folder must be quiet before it is loaded. Default 1s.
     pub settle: Duration,
     /// `[spool] rescan`: period of the full look at `jobs/`, whatever the watcher says. Default 30s.

@@ -1,1 +1,543 @@
-//! Turning a line into an event's JSON (stub, being written).
+//! What an event looks like: a line or a fact of a run, and what is known of where it came from.
+//!
+//! The shape is that of Beats events (`@metadata`, `agent`, `ecs`, `host`) with ECS names for
+//! runs; what is our own lies under `job`. Everything that is the same for all events of one
+//! (run, stream) is prepared as bytes once, so that an event costs a few copies and no
+//! allocation. Must never know of files, processes, schedules or queues; asks for no time.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::event::EVENT_BYTES_MAX;
+use crate::event::RunId;
+use crate::event::Stream;
+use crate::units::Timestamp;
+use crate::units::show_duration;
+
+use escape::escaped_lossy;
+use escape::number;
+use escape::quoted;
+
+mod check;
+mod escape;
+mod object;
+
+/// `agent.type`, and the index prefix in `@metadata.beat`.
+const BEAT: &str = "spoolbeat";
+
+/// `agent.version` and `@metadata.version`.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The ECS release that the field names are taken from.
+const ECS_VERSION: &str = "8.17.0";
+
+/// Room for what an event holds beside its prepared bytes and its line: time, numbers, flags, counts.
+const EXTRAS_BYTES_MAX: usize = 512;
+
+/// Most bytes that one byte of a line can become: a control character as `\u00XX`.
+const ESCAPE_GROWTH_MAX: usize = 6;
+
+/// Longest reason of a run's end that an event repeats; more is cut, as the whole stands in the results.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
+/// Who ships: the same for all events of one daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `host.name` and `agent.name`.
+    pub host_name: String,
+    /// `agent.id`: kept for the life of a root directory.
+    pub agent_id: String,
+    /// `agent.ephemeral_id`: new with each start of the daemon.
+    pub agent_ephemeral_id: String,
+}
+
+/// What is known of a run before its first event.
+#[derive(Debug, Clone, Copy)]
+pub struct Labels<'a> {
+    /// `job.name`.
+    pub job: &'a str,
+    /// `job.run_id`, and the first part of `event.id`.
+    pub run: &'a RunId,
+    /// `job.generation`.
+    pub generation: &'a str,
+    /// `job.trigger`.
+    pub trigger: &'a str,
+    /// `job.scheduled_at`: the tick that the run belongs to, if one.
+    pub scheduled_at: Option<Timestamp>,
+    /// The job's `tags`.
+    pub tags: &'a [String],
+    /// The job's `fields`.
+    pub fields: &'a Map<String, Value>,
+}
+
+/// What became of a line that was offered as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapped {
+    /// It is an object and lies at the top level of the event.
+    Object,
+    /// It is not an object that every receiver can read, and is the event's `message`.
+    Text {
+        /// As [`Envelope::text`] returns it.
+        left_out: u64,
+    },
+}
+
+/// What a run did, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Lines of standard output, empty ones too.
+    pub stdout_lines: u64,
+    /// Lines of standard error, empty ones too.
+    pub stderr_lines: u64,
+    /// Lines that became events.
+    pub events: u64,
+    /// Bytes read from both streams.
+    pub bytes_read: u64,
+    /// Lines that were cut because they were too long.
+    pub lines_cut: u64,
+}
+
+/// The value of `event.outcome`, as ECS defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The run did what it was to do.
+    Success,
+    /// It did not.
+    Failure,
+    /// It was ended before that could be known.
+    Unknown,
+}
+
+impl Verdict {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    const fn level(self) -> &'static str {
+        match self {
+            Self::Success => "info",
+            Self::Failure => "error",
+            Self::Unknown => "warn",
+        }
+    }
+}
+
+/// How a run ended, for its last event.
+#[derive(Debug, Clone, Copy)]
+pub struct RunEnd<'a> {
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long it took, by the monotonic clock.
+    pub took: Duration,
+    /// `job.outcome`.
+    pub outcome: &'a str,
+    /// What the outcome means to ECS.
+    pub verdict: Verdict,
+    /// Reason in words.
+    pub reason: Option<&'a str>,
+    /// Process number, when there was a process.
+    pub pid: Option<u32>,
+    /// Exit code, when it exited.
+    pub exit_code: Option<i32>,
+    /// Number of the signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// What it did.
+    pub counts: Counts,
+}
+
+/// The prepared parts of the events of one stream of one run.
+#[derive(Clone)]
+pub struct Envelope {
+    /// `RUN.o.`, to which an event's number is added.
+    id: Vec<u8>,
+    /// The value of `event.dataset`, quoted.
+    dataset: Vec<u8>,
+    /// The value of `host.name`, quoted.
+    host_name: Vec<u8>,
+    /// The members `agent` and `ecs`, with a comma after them.
+    agent: Vec<u8>,
+    /// The member `job` without its closing brace.
+    job: Vec<u8>,
+    /// Each tag, quoted.
+    tags: Vec<Vec<u8>>,
+    /// Each field: its name, and its value as JSON.
+    fields: Vec<(String, Vec<u8>)>,
+    /// The members `tags` and `fields`, each with a comma after it.
+    labels: Vec<u8>,
+    /// `@metadata` up to and with the first part of `_id`.
+    metadata: Vec<u8>,
+    /// All that stands between the two numbers of a line's event.
+    between: Vec<u8>,
+    job_name: String,
+    trigger: String,
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Envelope")
+            .field(&String::from_utf8_lossy(&self.id))
+            .finish()
+    }
+}
+
+impl Envelope {
+    /// Prepares the events of one stream of one run.
+    #[must_use]
+    pub fn new(identity: &Identity, labels: &Labels<'_>, stream: Stream) -> Self {
+        let mut id = Vec::new();
+        let run = labels.run.as_str();
+        escape::escaped(&mut id, format!("{run}.{}.", stream.letter()).as_bytes());
+        let dataset = string(&format!("{}.{}", labels.job, stream.name()));
+        let host_name = string(&identity.host_name);
+        let agent = agent_members(identity);
+        let job = job_member(labels, stream);
+        let tags: Vec<Vec<u8>> = labels.tags.iter().map(|tag| string(tag)).collect();
+        let fields: Vec<(String, Vec<u8>)> = labels
+            .fields
+            .iter()
+            .map(|(key, value)| (key.clone(), value.to_string().into_bytes()))
+            .collect();
+        let labels_members = label_members(&tags, &fields);
+        let mut metadata = Vec::new();
+        metadata.extend_from_slice(b"\"@metadata\":{");
+        member(&mut metadata, "beat", BEAT);
+        member(&mut metadata, "type", "_doc");
+        member(&mut metadata, "version", VERSION);
+        metadata.extend_from_slice(b"\"_id\":\"");
+        metadata.extend_from_slice(&id);
+        let between = [
+            b"\",\"dataset\":",
+            dataset.as_slice(),
+            b"},\"host\":{\"name\":",
+            &host_name,
+            b"},",
+            &agent,
+            &job,
+            b"},",
+            &labels_members,
+            &metadata,
+        ]
+        .concat();
+        Self {
+            id,
+            dataset,
+            host_name,
+            agent,
+            job,
+            tags,
+            fields,
+            labels: labels_members,
+            metadata,
+            between,
+            job_name: labels.job.to_owned(),
+            trigger: labels.trigger.to_owned(),
+        }
+    }
+
+    /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`,
+    /// `skipped` bytes of it cut off before.
+    ///
+    /// Always a valid JSON object of at most [`EVENT_BYTES_MAX`] bytes. Bytes that are not UTF-8
+    /// become U+FFFD and are told by `log.flags`. Returns how many more bytes of the line were left
+    /// out because the event would have been larger than that when escaped; else 0.
+    pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], skipped: u64) -> u64 {
+        let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes());
+        let kept = if line.len().saturating_mul(ESCAPE_GROWTH_MAX) <= room {
+            line.len()
+        } else {
+            escape::fitting_prefix(line, room)
+        };
+        let left_out = (line.len() - kept) as u64;
+        self.head(out, at);
+        self.provenance(out, n);
+        out.extend_from_slice(b",\"message\":\"");
+        let replaced = escaped_lossy(out, &line[..kept]);
+        out.push(b'"');
+        flags(out, replaced, kept, skipped + left_out);
+        out.push(b'}');
+        left_out
+    }
+
+    /// Appends the event that `line` is when it is a JSON object, else as [`Envelope::text`].
+    ///
+    /// It counts as an object only if every receiver can read it: UTF-8, nested less than 100 deep,
+    /// no lone surrogates, no numbers beyond 64-bit floats, not cut. Its members stay at the top
+    /// level; those that are ours go to `script.<key>`, so that it can never pass for another job.
+    pub fn json(
+        &self,
+        out: &mut Vec<u8>,
+        at: Timestamp,
+        n: u64,
+        line: &[u8],
+        skipped: u64,
+    ) -> Wrapped {
+        if skipped == 0 && self.object(out, at, n, line) {
+            return Wrapped::Object;
+        }
+        Wrapped::Text {
+            left_out: self.text(out, at, n, line, skipped),
+        }
+    }
+
+    /// Appends the event of the run's start.
+    pub fn run_started(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, pid: Option<u32>) {
+        self.head(out, at);
+        out.extend_from_slice(b"\"message\":");
+        let message = format!("run of {} started ({})", self.job_name, self.trigger);
+        quoted(out, &message);
+        out.extend_from_slice(b",\"log\":{\"level\":\"info\"},");
+        self.run_event(out, n, "start", at);
+        out.extend_from_slice(b"},");
+        self.rest(out, b"", n);
+        process(out, pid, None);
+        out.push(b'}');
+    }
+
+    /// Appends the event of the run's end.
+    pub fn run_ended(&self, out: &mut Vec<u8>, n: u64, end: &RunEnd<'_>) {
+        self.head(out, end.at);
+        out.extend_from_slice(b"\"message\":");
+        let reason = end.reason.map(|reason| shortened(reason, REASON_BYTES_MAX));
+        quoted(out, &self.end_message(end, reason));
+        out.extend_from_slice(b",\"log\":{\"level\":");
+        quoted(out, end.verdict.level());
+        out.extend_from_slice(b"},");
+        self.run_event(out, n, "end", end.started_at);
+        out.extend_from_slice(b",\"end\":\"");
+        end.at.write(out);
+        out.extend_from_slice(b"\",\"duration\":");
+        number(out, u64::try_from(end.took.as_nanos()).unwrap_or(u64::MAX));
+        out.extend_from_slice(b",\"outcome\":");
+        quoted(out, end.verdict.name());
+        if let Some(reason) = reason {
+            out.extend_from_slice(b",\"reason\":");
+            quoted(out, reason);
+        }
+        out.extend_from_slice(b"},");
+        self.rest(out, &end_job_members(end, reason), n);
+        process(out, end.pid, end.exit_code);
+        if end.verdict == Verdict::Failure {
+            out.extend_from_slice(b",\"error\":{\"message\":");
+            quoted(out, reason.unwrap_or(end.outcome));
+            out.push(b'}');
+        }
+        out.push(b'}');
+    }
+
+    fn end_message(&self, end: &RunEnd<'_>, reason: Option<&str>) -> String {
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        let events = end.counts.events;
+        let s = if events == 1 { "" } else { "s" };
+        format!(
+            "run of {} ended: {} in {}, {events} event{s}{reason}",
+            self.job_name,
+            end.outcome,
+            show_duration(end.took),
+        )
+    }
+
+    /// Opens the event and writes `@timestamp`, with a comma after it.
+    fn head(&self, out: &mut Vec<u8>, at: Timestamp) {
+        out.extend_from_slice(b"{\"@timestamp\":\"");
+        at.write(out);
+        out.extend_from_slice(b"\",");
+    }
+
+    /// Writes `event`, `host`, `agent`, `ecs`, `job`, `tags`, `fields` and `@metadata` of a line.
+    fn provenance(&self, out: &mut Vec<u8>, n: u64) {
+        out.extend_from_slice(b"\"event\":{\"id\":\"");
+        out.extend_from_slice(&self.id);
+        number(out, n);
+        out.extend_from_slice(&self.between);
+        number(out, n);
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// Opens `event` of a run's own event.
+    fn run_event(&self, out: &mut Vec<u8>, n: u64, kind: &str, started_at: Timestamp) {
+        out.extend_from_slice(b"\"event\":{\"id\":\"");
+        out.extend_from_slice(&self.id);
+        number(out, n);
+        out.extend_from_slice(b"\",\"dataset\":");
+        out.extend_from_slice(&self.dataset);
+        out.extend_from_slice(
+            b",\"kind\":\"event\",\"category\":[\"process\"],\"action\":\"job-run\",\"type\":[",
+        );
+        quoted(out, kind);
+        out.extend_from_slice(b"],\"start\":\"");
+        started_at.write(out);
+        out.push(b'"');
+    }
+
+    /// Writes `host`, `agent`, `ecs`, `job` (with more members), `tags`, `fields` and `@metadata`.
+    fn rest(&self, out: &mut Vec<u8>, job_members: &[u8], n: u64) {
+        out.extend_from_slice(b"\"host\":{\"name\":");
+        out.extend_from_slice(&self.host_name);
+        out.extend_from_slice(b"},");
+        out.extend_from_slice(&self.agent);
+        out.extend_from_slice(&self.job);
+        out.extend_from_slice(job_members);
+        out.extend_from_slice(b"},");
+        out.extend_from_slice(&self.labels);
+        out.extend_from_slice(&self.metadata);
+        number(out, n);
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// Upper bound of what a line's event holds beside the line.
+    fn fixed_bytes(&self) -> usize {
+        self.id.len() + self.between.len() + EXTRAS_BYTES_MAX
+    }
+}
+
+fn string(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    quoted(&mut out, text);
+    out
+}
+
+/// Appends `"key":"value",`.
+fn member(out: &mut Vec<u8>, key: &str, value: &str) {
+    quoted(out, key);
+    out.push(b':');
+    quoted(out, value);
+    out.push(b',');
+}
+
+fn agent_members(identity: &Identity) -> Vec<u8> {
+    let mut out = b"\"agent\":{".to_vec();
+    member(&mut out, "type", BEAT);
+    member(&mut out, "version", VERSION);
+    member(&mut out, "name", &identity.host_name);
+    member(&mut out, "id", &identity.agent_id);
+    out.extend_from_slice(b"\"ephemeral_id\":");
+    quoted(&mut out, &identity.agent_ephemeral_id);
+    out.extend_from_slice(b"},\"ecs\":{\"version\":");
+    quoted(&mut out, ECS_VERSION);
+    out.extend_from_slice(b"},");
+    out
+}
+
+fn job_member(labels: &Labels<'_>, stream: Stream) -> Vec<u8> {
+    let mut out = b"\"job\":{".to_vec();
+    member(&mut out, "name", labels.job);
+    member(&mut out, "run_id", labels.run.as_str());
+    member(&mut out, "generation", labels.generation);
+    member(&mut out, "trigger", labels.trigger);
+    if let Some(at) = labels.scheduled_at {
+        member(&mut out, "scheduled_at", &at.to_string());
+    }
+    out.extend_from_slice(b"\"stream\":");
+    quoted(&mut out, stream.name());
+    out
+}
+
+/// `tags` and `fields`, each only when there is something in it.
+fn label_members(tags: &[Vec<u8>], fields: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    if !tags.is_empty() {
+        out.extend_from_slice(b"\"tags\":[");
+        out.extend_from_slice(&tags.join(&b','));
+        out.extend_from_slice(b"],");
+    }
+    if !fields.is_empty() {
+        out.extend_from_slice(b"\"fields\":{");
+        for (at, (key, value)) in fields.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            quoted(&mut out, key);
+            out.push(b':');
+            out.extend_from_slice(value);
+        }
+        out.extend_from_slice(b"},");
+    }
+    out
+}
+
+/// Appends what is to be known of a line that was changed on the way: `log.flags` as Filebeat sets
+/// them, and `process.io` with the counts that ECS has for output that was not taken whole.
+fn flags(out: &mut Vec<u8>, replaced: bool, kept: usize, skipped: u64) {
+    let names: &[u8] = match (skipped > 0, replaced) {
+        (false, false) => return,
+        (true, false) => b"\"truncated\"",
+        (false, true) => b"\"invalid_utf8\"",
+        (true, true) => b"\"truncated\",\"invalid_utf8\"",
+    };
+    out.extend_from_slice(b",\"log\":{\"flags\":[");
+    out.extend_from_slice(names);
+    out.extend_from_slice(b"]}");
+    if skipped > 0 {
+        let kept = kept as u64;
+        out.extend_from_slice(b",\"process\":{\"io\":{\"total_bytes_captured\":");
+        number(out, kept);
+        out.extend_from_slice(b",\"total_bytes_skipped\":");
+        number(out, skipped);
+        out.extend_from_slice(b",\"bytes_skipped\":[{\"offset\":");
+        number(out, kept);
+        out.extend_from_slice(b",\"length\":");
+        number(out, skipped);
+        out.extend_from_slice(b"}]}}");
+    }
+}
+
+/// Appends `,"process":{...}` when something is known of the process.
+fn process(out: &mut Vec<u8>, pid: Option<u32>, exit_code: Option<i32>) {
+    if pid.is_none() && exit_code.is_none() {
+        return;
+    }
+    let pid = pid.map(|pid| format!("\"pid\":{pid}"));
+    let exit_code = exit_code.map(|code| format!("\"exit_code\":{code}"));
+    let members: Vec<String> = pid.into_iter().chain(exit_code).collect();
+    out.extend_from_slice(format!(",\"process\":{{{}}}", members.join(",")).as_bytes());
+}
+
+/// The members of `job` that only the end event has, each with a comma before it.
+fn end_job_members(end: &RunEnd<'_>, reason: Option<&str>) -> Vec<u8> {
+    let mut out = b",\"outcome\":".to_vec();
+    quoted(&mut out, end.outcome);
+    if let Some(reason) = reason {
+        out.extend_from_slice(b",\"reason\":");
+        quoted(&mut out, reason);
+    }
+    if let Some(signal) = end.signal {
+        out.extend_from_slice(format!(",\"signal\":{signal}").as_bytes());
+    }
+    let counts = end.counts;
+    out.extend_from_slice(
+        format!(
+            ",\"counts\":{{\"stdout_lines\":{},\"stderr_lines\":{},\"events\":{},\"bytes_read\":{},\"lines_cut\":{}}}",
+            counts.stdout_lines,
+            counts.stderr_lines,
+            counts.events,
+            counts.bytes_read,
+            counts.lines_cut
+        )
+        .as_bytes(),
+    );
+    out
+}
+
+/// The longest prefix of at most `max` bytes that ends between two characters.
+fn shortened(text: &str, max: usize) -> &str {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,287 @@
-//! Being written.
+//! Processes: scripts as children behind a shim, and what the system says about ourselves.
+//!
+//! The daemon never forks: [`spawn`] starts our own binary again as a shim (posix_spawn, whose
+//! price does not grow with the daemon), and the shim starts the script. Between the two lies a
+//! socket; when it ends, because the daemon dies or a [`Child`] is dropped, the shim ends all
+//! that the script left. The only place for `libc` and `unsafe`, besides `disk`. Must never know
+//! jobs, runs or what a script prints.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+
+use self::shim::MESSAGE_BYTES;
+use self::shim::Message;
+use crate::run::Exit;
+use crate::run::Order;
+
+mod shim;
+mod sys;
+mod words;
+
+pub use self::shim::SHIM_ARGUMENT;
+pub use self::shim::shim_main;
+
+/// A program to start.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// A path, or a name that is looked up on the PATH of `env`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its whole environment: nothing else is added.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+}
+
+/// Why not even a shim could be started: the machine or its limits, never the script.
+#[derive(Debug)]
+pub struct SpawnError {
+    step: &'static str,
+    error: io::Error,
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { step, error } = self;
+        write!(f, "{step}: {error}")?;
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                f.write_str(" (raise the limit of open files, like LimitNOFILE=65536)")
+            }
+            Some(libc::EAGAIN) => {
+                f.write_str(" (raise the limit of processes, like TasksMax=65536)")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+/// What became known of a child. `Started` or `CouldNotStart` comes first, once; `Exited` once
+/// after `Started`; `Gone` last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The script runs.
+    Started {
+        /// Its process, which leads a session and a group of its own.
+        pid: i32,
+    },
+    /// There is no script.
+    CouldNotStart {
+        /// Why, in words for people.
+        reason: String,
+    },
+    /// The script's own process has ended; others that it started may live.
+    Exited(Exit),
+    /// The shim is reaped: nothing of the script is left.
+    Gone {
+        /// Except for so many processes that could not be killed within the sweep.
+        left: u32,
+    },
+}
+
+/// A started script: its pipes and its shim. Dropping `watch` kills all of it.
+#[derive(Debug)]
+pub struct Child {
+    /// Standard output.
+    pub stdout: Receiver,
+    /// Standard error.
+    pub stderr: Receiver,
+    /// Its shim.
+    pub watch: Watch,
+}
+
+/// The daemon's side of a shim: notes come from here, orders go in here.
+#[derive(Debug)]
+pub struct Watch {
+    shim: tokio::process::Child,
+    control: UnixStream,
+    command: Command,
+    /// Bytes of the control socket that are not a whole message yet.
+    unread: Vec<u8>,
+    facts: Facts,
+}
+
+/// What was said of a child so far.
+#[derive(Debug, Default)]
+struct Facts {
+    pid: Option<i32>,
+    start_decided: bool,
+    exited: bool,
+    ended: bool,
+    left: u32,
+}
+
+/// Starts `command` behind the shim in the executable `shim` (see [`self_exe`]). Call it within
+/// the runtime. Whether the script itself could be started is told by [`Watch::next`].
+///
+/// # Errors
+/// When the machine has no descriptors, processes or memory left.
+pub fn spawn(shim: &std::path::Path, command: Command) -> Result<Child, SpawnError> {
+    let failed = |step| move |error| SpawnError { step, error };
+    let (ours, theirs) = StdStream::pair().map_err(failed("cannot make a socket pair"))?;
+    ours.set_nonblocking(true)
+        .map_err(failed("cannot make a socket pair"))?;
+    let control = UnixStream::from_std(ours).map_err(failed("cannot watch a socket"))?;
+    let (stdout, stdout_writer) = pipe().map_err(failed("cannot make a pipe"))?;
+    let (stderr, stderr_writer) = pipe().map_err(failed("cannot make a pipe"))?;
+    let child = tokio::process::Command::new(shim)
+        .arg0("spoolbeat")
+        .arg(SHIM_ARGUMENT)
+        .arg(&command.cwd)
+        .arg(&command.program)
+        .args(&command.args)
+        .env_clear()
+        .envs(command.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(stdout_writer))
+        .stderr(Stdio::from(stderr_writer))
+        // Not of our process group: Ctrl-C at a terminal is for the daemon, which then decides.
+        .process_group(0)
+        .spawn()
+        .map_err(failed("cannot start a process"))?;
+    Ok(Child {
+        stdout,
+        stderr,
+        watch: Watch {
+            shim: child,
+            control,
+            command,
+            unread: Vec::with_capacity(4 * MESSAGE_BYTES),
+            facts: Facts::default(),
+        },
+    })
+}
+
+fn pipe() -> io::Result<(Receiver, io::PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((Receiver::from_owned_fd(OwnedFd::from(reader))?, writer))
+}
+
+impl Watch {
+    /// The next thing that became known. Nothing is lost when the future is dropped. After
+    /// [`Note::Gone`] it gives that again.
+    pub async fn next(&mut self) -> Note {
+        loop {
+            if let Some(message) = self.take_message() {
+                if let Some(note) = self.note(message) {
+                    return note;
+                }
+                continue;
+            }
+            if self.facts.ended {
+                return self.after_the_end().await;
+            }
+            self.read().await;
+        }
+    }
+
+    /// Asks the shim for something. One that is gone has nothing left to do it to.
+    pub fn order(&self, order: Order) {
+        // The socket takes thousands of bytes and a run's orders are a handful.
+        drop(self.control.try_write(&[shim::order_byte(order)]));
+    }
+
+    async fn read(&mut self) {
+        let mut bytes = [0; 4 * MESSAGE_BYTES];
+        if self.control.readable().await.is_err() {
+            self.facts.ended = true;
+            return;
+        }
+        match self.control.try_read(&mut bytes) {
+            Ok(0) => self.facts.ended = true,
+            Ok(count) => self.unread.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A reset means that the shim left with an order unread.
+            Err(_) => self.facts.ended = true,
+        }
+    }
+
+    fn take_message(&mut self) -> Option<Message> {
+        while let Some((head, _)) = self.unread.split_first_chunk::<MESSAGE_BYTES>() {
+            let message = Message::from_bytes(*head);
+            self.unread.drain(..MESSAGE_BYTES);
+            if message.is_some() {
+                return message;
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, message: Message) -> Option<Note> {
+        match message {
+            Message::Started(pid) => {
+                self.facts.start_decided = true;
+                self.facts.pid = Some(pid);
+                Some(Note::Started { pid })
+            }
+            Message::CouldNotStart(stage, errno) => {
+                self.facts.start_decided = true;
+                let error = io::Error::from_raw_os_error(errno);
+                let reason = words::could_not_start(stage, &error, &self.command);
+                Some(Note::CouldNotStart { reason })
+            }
+            Message::Exited(exit) => {
+                self.facts.exited = true;
+                Some(Note::Exited(exit))
+            }
+            Message::Left(count) => {
+                self.facts.left = count;
+                None
+            }
+        }
+    }
+
+    /// What is still owed when the socket has ended: a shim that died took the script with it.
+    async fn after_the_end(&mut self) -> Note {
+        if !self.facts.start_decided {
+            self.facts.start_decided = true;
+            let reason = "its shim ended before it had started the script".to_owned();
+            return Note::CouldNotStart { reason };
+        }
+        if let Some(pid) = self.facts.pid
+            && !self.facts.exited
+        {
+            self.facts.exited = true;
+            // The kernel killed the script's own process with the shim; this is for its group.
+            sys::signal_group(pid, libc::SIGKILL);
+            return Note::Exited(Exit::Signal(libc::SIGKILL));
+        }
+        // An error means that somebody else reaped it, which is as good.
+        drop(self.shim.wait().await);
+        Note::Gone {
+            left: self.facts.left,
+        }
+    }
+}
+
+/// A signal as people call it: `signal 11 (SEGV)`.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    words::signal(signal)
+}
+
+/// The path by which our own binary is started again. It names the file that runs now, also
+/// after an upgrade has put another one in its place.
+#[must_use]
+pub fn self_exe() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// The machine's host name; `localhost` when the system does not say.
+#[must_use]
+pub fn hostname() -> String {
+    sys::host_name()
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}

@@ -1,1 +1,8 @@
-//! Being written.
+//! Sources: bytes from somewhere become portions of events for the queue, or windows for a taker.
+//!
+//! Knows lines, envelopes, portions and windows; must never know why a run was started, how the
+//! queue stores what it takes, or where events are sent.
+
+pub mod gather;
+pub mod lines;
+pub mod lumberjack;

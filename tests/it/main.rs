@@ -1,1 +1,7 @@
+//! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
+mod first_light;
+mod harness;
+mod process;
+mod runs;
+mod slow;

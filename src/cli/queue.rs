@@ -1,0 +1,229 @@
+//! `spoolbeat queue stat | cat | verify`: looks into a queue, live or stopped, and changes nothing.
+
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::clock;
+use crate::disk::Disk;
+use crate::disk::OsDisk;
+use crate::queue::inspect;
+use crate::queue::inspect::Filter;
+use crate::queue::inspect::Go;
+use crate::queue::inspect::Survey;
+use crate::units;
+use crate::units::Timestamp;
+
+/// What to look at.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Sizes, counters and how far each output is.
+    Stat {
+        /// The root directory; found as `spoolbeat help` says when it is left out.
+        root: Option<std::path::PathBuf>,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The events that are kept, one JSON object a line, in the order of capture.
+    Cat {
+        /// The root directory.
+        root: Option<std::path::PathBuf>,
+        /// Only of this job.
+        #[arg(long)]
+        job: Option<String>,
+        /// Only from this time on: RFC 3339, or how long ago, like 15m.
+        #[arg(long, value_parser = since)]
+        since: Option<Timestamp>,
+        /// As JSON; events always are, so this changes nothing.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reads every record and checks every checksum; exit code 1 when something is damaged.
+    Verify {
+        /// The root directory.
+        root: Option<std::path::PathBuf>,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    /// The root that was named.
+    #[must_use]
+    pub fn root(&self) -> Option<&Path> {
+        match self {
+            Self::Stat { root, .. } | Self::Cat { root, .. } | Self::Verify { root, .. } => {
+                root.as_deref()
+            }
+        }
+    }
+}
+
+/// Reads a point in time: RFC 3339, or a duration back from now.
+///
+/// # Errors
+/// What is wrong, with correct examples.
+pub fn since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    units::parse_duration(text).map_or_else(
+        |_| {
+            Err(format!("`{text}` is neither a time like 2026-11-21T08:00:00Z nor a duration like 15m, 2h or 1d"))
+        },
+        |back| Ok(Timestamp(clock::now().0 - i64::try_from(back.as_millis()).unwrap_or(i64::MAX))),
+    )
+}
+
+/// Runs the command on the root `root`.
+#[must_use]
+pub fn run(command: &Command, root: &Path) -> ExitCode {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let dir = root.join("queue");
+    let survey = match inspect::survey(&disk, &dir) {
+        Ok(survey) => survey,
+        Err(error) => return super::out::fail(74, &error.to_string()),
+    };
+    let done = match command {
+        Command::Stat { json, .. } => stat(&survey, *json).map(|()| ExitCode::SUCCESS),
+        Command::Cat { job, since, .. } => cat(
+            &disk,
+            &dir,
+            &survey,
+            &Filter {
+                job: job.clone(),
+                since: *since,
+            },
+        ),
+        Command::Verify { json, .. } => verify(&disk, &dir, &survey, *json),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => super::out::fail(74, &format!("{}: {error}", dir.display())),
+    }
+}
+
+fn stat(survey: &Survey, json: bool) -> io::Result<()> {
+    let ledger = &survey.ledger;
+    let bytes: u64 = survey.segments.iter().map(|(_, bytes)| bytes).sum();
+    let mut out = io::stdout().lock();
+    if json {
+        let outputs: serde_json::Map<String, serde_json::Value> = survey
+            .cursors
+            .iter()
+            .map(|(output, cursor)| {
+                let value = serde_json::json!({
+                    "waiting": ledger.next_seq.saturating_sub(cursor.seq),
+                    "passed": cursor.passed,
+                    "segment": cursor.at.segment,
+                    "offset": cursor.at.offset,
+                    "done": cursor.done,
+                });
+                (output.clone(), value)
+            })
+            .collect();
+        let all = serde_json::json!({
+            "segments": survey.segments.len(),
+            "bytes": bytes,
+            "epoch": survey.epoch,
+            "captured": ledger.queued(),
+            "records": ledger.next_number - 1,
+            "counters": ledger.counters,
+            "open_runs": ledger.open.len(),
+            "jobs": ledger.jobs.iter().map(|(job, past)| (job.clone(), past.captured)).collect::<std::collections::BTreeMap<_, _>>(),
+            "outputs": outputs,
+        });
+        return writeln!(out, "{all:#}");
+    }
+    writeln!(
+        out,
+        "captured   {} events in {} records",
+        ledger.queued(),
+        ledger.next_number - 1
+    )?;
+    writeln!(
+        out,
+        "on disk    {} in {} segments",
+        units::show_bytes(bytes),
+        survey.segments.len()
+    )?;
+    writeln!(out, "open runs  {}", ledger.open.len())?;
+    for (output, cursor) in &survey.cursors {
+        let passed = cursor.passed;
+        writeln!(
+            out,
+            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged",
+            ledger.next_seq.saturating_sub(cursor.seq),
+            passed.acked,
+            passed.not_mine,
+            passed.damaged
+        )?;
+    }
+    for (job, past) in &ledger.jobs {
+        writeln!(
+            out,
+            "job        {job}: {} events of {} runs",
+            past.captured, past.runs
+        )?;
+    }
+    Ok(())
+}
+
+fn cat(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> io::Result<ExitCode> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut wrote = Ok(());
+    let missed = inspect::events(disk, dir, survey.end, filter, |_, event| {
+        wrote = out.write_all(event).and_then(|()| out.write_all(b"\n"));
+        if wrote.is_ok() { Go::On } else { Go::Stop }
+    })?;
+    wrote?;
+    out.flush()?;
+    if missed.records > 0 {
+        return Ok(super::out::fail(
+            1,
+            &format!("{} records are damaged and were left out", missed.records),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> io::Result<ExitCode> {
+    let verdict = inspect::verify(disk, dir, survey)?;
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &verdict)?;
+        writeln!(out)?;
+    } else {
+        for damage in &verdict.damage {
+            writeln!(
+                out,
+                "{} at {}: {}",
+                damage.segment, damage.offset, damage.what
+            )?;
+        }
+        writeln!(
+            out,
+            "{}: {} records, {} events, {}; {} bytes of an unfinished record at the end",
+            if verdict.damage.is_empty() {
+                "ok"
+            } else {
+                "damaged"
+            },
+            verdict.records,
+            verdict.events,
+            units::show_bytes(verdict.bytes),
+            verdict.unfinished_bytes
+        )?;
+    }
+    Ok(if verdict.damage.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}

@@ -1,0 +1,629 @@
+//! `job.toml`, raw to checked, laid over `[defaults]` of the root configuration.
+//!
+//! Two steps: read the keys that are there ([`Raw`]), then decide what they mean together.
+//! Must never run, copy or watch anything.
+
+use std::collections::BTreeMap;
+use std::path::Component;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeTable;
+use toml::de::DeValue;
+
+use super::JOB_FILE;
+use super::Problem;
+use super::check_name;
+use super::expand::is_name;
+use super::read_text;
+use super::reader::Leaf;
+use super::reader::Lookup;
+use super::reader::Origin;
+use super::reader::Segment;
+use super::reader::Source;
+use super::reader::Table;
+use super::reader::merge;
+use super::reader::not_one_of;
+use super::variable;
+use crate::event::EVENT_BYTES_MAX;
+use crate::event::Route;
+use crate::files;
+use crate::job::AtEnd;
+use crate::job::Capture;
+use crate::job::Cwd;
+use crate::job::Format;
+use crate::job::Job;
+use crate::job::Keep;
+use crate::job::Language;
+use crate::job::Script;
+use crate::schedule::Cron;
+use crate::schedule::Schedule;
+
+/// The keys of `[schedule]` of which a job has exactly one.
+const KINDS: [&str; 5] = ["cron", "every", "every_after", "once", "keep_running"];
+
+const SCHEDULE_EXAMPLE: &str = "every = \"5m\", or cron = \"*/5 * * * *\"";
+const RUN_EXAMPLE: &str = "run = \"collect.py\"";
+
+/// Shortest period: below it, starting processes is all the machine would do.
+const EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// Shortest time limit.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// Longest run of a scheduled job that does not say it; a kept-running one has no limit.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// From TERM to KILL when a job does not say it.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+
+/// Longest line when a job does not say it.
+const MAX_EVENT: u64 = 1 << 20;
+
+/// Smallest and largest `max_event`: the largest leaves 1 MiB of an event to its metadata.
+const MAX_EVENT_RANGE: std::ops::Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
+
+/// `[defaults]` of the root configuration, as text: each job is laid over it anew, so that a
+/// problem still names the file that a value stands in.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    segments: Vec<Segment>,
+}
+
+impl Defaults {
+    /// Defaults that set nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            segments: Vec::new(),
+        }
+    }
+
+    pub(super) const fn new(segments: Vec<Segment>) -> Self {
+        Self { segments }
+    }
+
+    /// The texts behind a job's own of `length` bytes.
+    fn behind(&self, length: usize) -> impl Iterator<Item = Segment> {
+        self.segments.iter().map(move |segment| Segment {
+            start: segment.start + length + 1,
+            ..segment.clone()
+        })
+    }
+}
+
+/// Two defaults are equal when they come from equal texts.
+impl PartialEq for Defaults {
+    fn eq(&self, other: &Self) -> bool {
+        let texts = |of: &Self| -> Vec<String> {
+            of.segments
+                .iter()
+                .map(|segment| segment.text.clone())
+                .collect()
+        };
+        texts(self) == texts(other)
+    }
+}
+
+/// Loads the job `name` from its folder, or from a copy of it.
+///
+/// `generation` is the folder's content hash, `outputs` the names that a job may write to.
+/// Files are looked at in `folder`; who owns them is [`super::check_folder`]'s matter.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the text.
+pub fn load_job(
+    name: &str,
+    folder: &Path,
+    generation: &str,
+    defaults: &Defaults,
+    outputs: &[String],
+) -> Result<Job, Vec<Problem>> {
+    load_job_with(name, folder, generation, defaults, outputs, variable)
+}
+
+fn load_job_with(
+    name: &str,
+    folder: &Path,
+    generation: &str,
+    defaults: &Defaults,
+    outputs: &[String],
+    lookup: Lookup,
+) -> Result<Job, Vec<Problem>> {
+    let file = format!("jobs/{name}/{JOB_FILE}");
+    if let Err(message) = check_name(name) {
+        return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
+    }
+    let text = read_text(&folder.join(JOB_FILE), &file).map_err(|problem| vec![problem])?;
+    let mut segments = vec![Segment {
+        start: 0,
+        file,
+        text,
+        origin: Origin::File,
+    }];
+    segments.extend(defaults.behind(segments[0].text.len()));
+    let source = Source::new(segments, lookup);
+    let mut tree = source.tree(0);
+    if !defaults.segments.is_empty() {
+        lay_over(&mut tree, source.tree(1));
+    }
+    let mut table = Table::root(&source, tree);
+    let raw = Raw::read(&mut table);
+    let job = raw.check(&table, name, folder, generation, outputs);
+    table.finish();
+    let problems = source.into_problems();
+    match job {
+        Some(job) if problems.is_empty() => Ok(job),
+        _ => Err(problems),
+    }
+}
+
+/// Checks `[defaults]` by itself, so that a mistake in it is reported once and at its place.
+pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
+    let timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
+    let raw = Raw::read(&mut table);
+    for zone in timezone.iter().chain(&raw.timezone) {
+        if let Err(message) = Cron::parse("* * * * *", Some(&zone.value)) {
+            table.refuse(zone, message);
+        }
+    }
+    if let Some(leaf) = &raw.cron
+        && let Err(message) = Cron::parse(&leaf.value, None)
+    {
+        table.refuse(leaf, message);
+    }
+    raw.check_names(&table);
+    raw.route(&table, outputs);
+    table.finish();
+}
+
+/// Lays a job's own tree over `[defaults]` of the root's tree.
+fn lay_over<'t>(own: &mut DeTable<'t>, mut root: DeTable<'t>) {
+    let Some(defaults) = root.remove("defaults") else {
+        return;
+    };
+    let at = defaults.span();
+    let DeValue::Table(mut defaults) = defaults.into_inner() else {
+        return;
+    };
+    // `[defaults] timezone` is short for the one key of `[schedule]` that all jobs share.
+    if let Some(zone) = defaults.remove_entry("timezone") {
+        let mut schedule = DeTable::new();
+        schedule.insert(zone.0, zone.1);
+        let mut short = DeTable::new();
+        let key = Spanned::new(at.clone(), "schedule".into());
+        short.insert(key, Spanned::new(at, DeValue::Table(schedule)));
+        merge(&mut defaults, short);
+    }
+    // A job's own kind of schedule displaces the default kind; they would be two.
+    let has_kind = |tree: &DeTable<'_>| {
+        let schedule = tree.get("schedule").and_then(|s| s.get_ref().as_table());
+        schedule.is_some_and(|table| KINDS.iter().any(|kind| table.contains_key(*kind)))
+    };
+    if has_kind(own)
+        && let Some(DeValue::Table(schedule)) = defaults.get_mut("schedule").map(Spanned::get_mut)
+    {
+        for kind in KINDS {
+            schedule.remove(kind);
+        }
+    }
+    merge(own, defaults);
+}
+
+/// The keys that are there, each of its type.
+#[derive(Debug, Default)]
+struct Raw {
+    description: Option<Leaf<String>>,
+    enabled: Option<Leaf<bool>>,
+    tags: Option<Vec<Leaf<String>>>,
+    fields: Option<serde_json::Map<String, serde_json::Value>>,
+    tag: Option<Leaf<String>>,
+    /// Whether there is a `[script]`, whatever is in it.
+    has_script: bool,
+    run: Option<Leaf<String>>,
+    /// Whether `run` is there, also when it could not be read.
+    has_run: bool,
+    language: Option<Language>,
+    args: Option<Vec<Leaf<String>>>,
+    env: Vec<(Leaf<String>, Leaf<String>)>,
+    pass_env: Option<Vec<Leaf<String>>>,
+    timeout: Option<Leaf<Duration>>,
+    kill_grace: Option<Leaf<Duration>>,
+    cwd: Option<Cwd>,
+    on_stop: Option<AtEnd>,
+    on_remove: Option<AtEnd>,
+    /// The kinds of schedule that are there, also those that could not be read.
+    kinds: Vec<&'static str>,
+    cron: Option<Leaf<String>>,
+    timezone: Option<Leaf<String>>,
+    every: Option<Leaf<Duration>>,
+    every_after: Option<Leaf<Duration>>,
+    stdout: RawCapture,
+    stderr: RawCapture,
+    to: Option<Vec<Leaf<String>>>,
+    keep_runs: Option<u32>,
+    keep_age: Option<Leaf<Duration>>,
+    keep_bytes: Option<Leaf<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct RawCapture {
+    to: Option<Vec<Goal>>,
+    format: Option<Format>,
+    max_event: Option<Leaf<u64>>,
+}
+
+/// Where a stream's lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Events,
+    Log,
+}
+
+impl Raw {
+    fn read(table: &mut Table<'_, '_>) -> Self {
+        let mut raw = Self {
+            description: table.text("description", "description = \"Failed logins\""),
+            enabled: table.truth("enabled", "enabled = true"),
+            tags: table.texts("tags", "tags = [\"idp\"]"),
+            fields: table.json_map("fields", "fields = { team = \"soc\" }"),
+            tag: table.text("tag", "tag = \"idp.logins\""),
+            ..Self::default()
+        };
+        raw.has_script = table.has("script");
+        if let Some(table) = table.table("script") {
+            raw.read_script(table);
+        }
+        if let Some(table) = table.table("schedule") {
+            raw.read_schedule(table);
+        }
+        if let Some(mut table) = table.table("capture") {
+            raw.stdout = RawCapture::read(table.table("stdout"));
+            raw.stderr = RawCapture::read(table.table("stderr"));
+            table.finish();
+        }
+        if let Some(mut table) = table.table("output") {
+            raw.to = table.texts("to", "to = [\"lumberjack\"]");
+            table.finish();
+        }
+        if let Some(mut table) = table.table("results") {
+            if let Some(mut keep) = table.table("keep") {
+                raw.keep_runs = keep.number("runs", 1..1_000_001, "runs = 50");
+                raw.keep_age = keep.duration("age", LEAST, "age = \"30d\"");
+                raw.keep_bytes = keep.bytes("bytes", 1 << 10..1 << 50, "bytes = \"100MiB\"");
+                keep.finish();
+            }
+            table.finish();
+        }
+        raw
+    }
+
+    fn read_script(&mut self, mut table: Table<'_, '_>) {
+        const AT_END: [(&str, AtEnd); 2] =
+            [("terminate", AtEnd::Terminate), ("finish", AtEnd::Finish)];
+        self.has_run = table.has("run");
+        self.run = table.text("run", RUN_EXAMPLE);
+        self.language = table.choice("language", &Language::NAMES);
+        self.args = table.texts("args", "args = [\"--since\", \"1h\"]");
+        self.env = table.text_map("env", "env = { API_URL = \"https://idp.example\" }");
+        self.pass_env = table.texts("pass_env", "pass_env = [\"HTTPS_PROXY\"]");
+        self.timeout = table.duration("timeout", LEAST, "timeout = \"5m\"");
+        self.kill_grace = table.duration("kill_grace", LEAST, "kill_grace = \"10s\"");
+        self.cwd = table.choice("cwd", &[("job", Cwd::Job), ("state", Cwd::State)]);
+        self.on_stop = table.choice("on_stop", &AT_END);
+        self.on_remove = table.choice("on_remove", &AT_END);
+        if !self.has_run && table.source.is_own(&table.at) {
+            table.lacks("run", format!("is missing; write {RUN_EXAMPLE}"));
+            self.has_run = true;
+        }
+        table.finish();
+    }
+
+    fn read_schedule(&mut self, mut table: Table<'_, '_>) {
+        let is_false = |table: &mut Table<'_, '_>, key| {
+            table
+                .truth(key, "keep_running = true")
+                .is_some_and(|leaf| !leaf.value)
+        };
+        self.kinds = KINDS.into_iter().filter(|kind| table.has(kind)).collect();
+        self.cron = table.text("cron", "cron = \"*/5 * * * *\"");
+        self.timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
+        self.every = table.duration("every", EVERY_MIN, "every = \"30s\"");
+        self.every_after = table.duration("every_after", EVERY_MIN, "every_after = \"30s\"");
+        for key in ["once", "keep_running"] {
+            if is_false(&mut table, key) {
+                self.kinds.retain(|kind| *kind != key);
+            }
+        }
+        match self.kinds.as_slice() {
+            [] if table.source.is_own(&table.at) => {
+                let message = format!("says nothing of when; write {SCHEDULE_EXAMPLE}");
+                table.source.missing(&table.at, "schedule", message);
+            }
+            [] | [_] => {}
+            kinds => {
+                let message = format!(
+                    "has {}; keep exactly one of {}",
+                    kinds.join(" and "),
+                    KINDS.join(", ")
+                );
+                table.source.problem(&table.at, "schedule", message);
+            }
+        }
+        table.finish();
+    }
+
+    /// Decides what the keys mean together.
+    fn check(
+        self,
+        table: &Table<'_, '_>,
+        name: &str,
+        folder: &Path,
+        generation: &str,
+        outputs: &[String],
+    ) -> Option<Job> {
+        self.check_names(table);
+        let schedule = self.schedule(table);
+        let file = self.script_file(table, folder);
+        let language = self.language(table, folder, file.as_deref());
+        let route = self.route(table, outputs);
+        let timeout = match schedule {
+            // A default limit is meant for runs that are expected to end.
+            Some(Schedule::KeepRunning) => self
+                .timeout
+                .as_ref()
+                .filter(|leaf| table.source.is_own(&leaf.at))
+                .map(|leaf| leaf.value),
+            _ => Some(self.timeout.as_ref().map_or(TIMEOUT, |leaf| leaf.value)),
+        };
+        Some(Job {
+            name: name.to_owned(),
+            generation: generation.to_owned(),
+            folder: folder.to_path_buf(),
+            description: self.description.map_or(String::new(), |leaf| leaf.value),
+            enabled: self.enabled.is_none_or(|leaf| leaf.value),
+            tags: values(self.tags),
+            fields: self.fields.unwrap_or_default(),
+            tag: self.tag.map_or(name.to_owned(), |leaf| leaf.value),
+            script: Script {
+                run: file?,
+                language: language?,
+                args: values(self.args),
+                env: self
+                    .env
+                    .into_iter()
+                    .map(|(name, value)| (name.value, value.value))
+                    .collect::<BTreeMap<_, _>>(),
+                pass_env: values(self.pass_env),
+                timeout,
+                kill_grace: self.kill_grace.map_or(KILL_GRACE, |leaf| leaf.value),
+                cwd: self.cwd.unwrap_or(Cwd::Job),
+                on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
+                on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
+            },
+            schedule: schedule?,
+            stdout: self.stdout.check(&[Goal::Events]),
+            stderr: self.stderr.check(&[Goal::Events, Goal::Log]),
+            route,
+            keep: Keep {
+                runs: self.keep_runs.unwrap_or(50),
+                age: self
+                    .keep_age
+                    .map_or(Duration::from_secs(30 * 86_400), |leaf| leaf.value),
+                bytes: self.keep_bytes.map_or(100 << 20, |leaf| leaf.value),
+            },
+        })
+    }
+
+    /// Checks what has to be a name.
+    fn check_names(&self, table: &Table<'_, '_>) {
+        let set = self.env.iter().map(|(name, _)| name);
+        let passed = self.pass_env.iter().flatten();
+        for leaf in set.chain(passed) {
+            if !is_name(&leaf.value) {
+                table.refuse(
+                    leaf,
+                    format!(
+                        "`{}` cannot name a variable; use letters, digits and _, like API_URL",
+                        leaf.value
+                    ),
+                );
+            } else if leaf.value.starts_with("SPOOLBEAT_") {
+                let message = format!("`{}` is set by spoolbeat itself", leaf.value);
+                table.refuse(leaf, message);
+            }
+        }
+        for leaf in self.tags.iter().flatten().chain(&self.tag) {
+            if leaf.value.trim().is_empty() {
+                table.refuse(leaf, "an empty tag says nothing; write \"idp\"".to_owned());
+            }
+        }
+    }
+
+    fn schedule(&self, table: &Table<'_, '_>) -> Option<Schedule> {
+        if let Some(zone) = &self.timezone
+            && !self.kinds.contains(&"cron")
+            && table.source.is_own(&zone.at)
+        {
+            let message = "goes with cron only; remove it, or write cron = \"0 6 * * *\"";
+            table.refuse(zone, message.to_owned());
+        }
+        match self.kinds.as_slice() {
+            ["cron"] => {
+                let cron = self.cron.as_ref()?;
+                let zone = self.timezone.as_ref().map(|zone| zone.value.as_str());
+                match Cron::parse(&cron.value, zone) {
+                    Ok(cron) => Some(Schedule::Cron(cron)),
+                    Err(message) => {
+                        table.refuse(cron, message);
+                        None
+                    }
+                }
+            }
+            ["every"] => Some(Schedule::Every(self.every.as_ref()?.value)),
+            ["every_after"] => Some(Schedule::EveryAfter(self.every_after.as_ref()?.value)),
+            ["once"] => Some(Schedule::Once),
+            ["keep_running"] => Some(Schedule::KeepRunning),
+            _ => {
+                if !table.seen("schedule") {
+                    table.lacks(
+                        "schedule",
+                        format!("is missing; write [schedule] with {SCHEDULE_EXAMPLE} under it"),
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// The script's path below the folder, if it is one that can be run.
+    fn script_file(&self, table: &Table<'_, '_>, folder: &Path) -> Option<String> {
+        let Some(run) = &self.run else {
+            if !self.has_run {
+                let key = if self.has_script {
+                    "script.run"
+                } else {
+                    "script"
+                };
+                let message = format!("is missing; write [script] with {RUN_EXAMPLE} under it");
+                table.lacks(key, message);
+            }
+            return None;
+        };
+        let mut path = Vec::new();
+        for part in Path::new(&run.value).components() {
+            match part {
+                Component::CurDir => {}
+                Component::Normal(name) => path.push(name.to_str()?),
+                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                    let message = format!(
+                        "`{}` leads out of the job's folder; put the script into it and write {RUN_EXAMPLE}",
+                        run.value
+                    );
+                    table.refuse(run, message);
+                    return None;
+                }
+            }
+        }
+        if let Some(name) = path.iter().find(|name| files::is_passing(name)) {
+            let message = format!(
+                "`{name}` is hidden or temporary by its name, which is no part of a job; rename it, like {RUN_EXAMPLE}"
+            );
+            table.refuse(run, message);
+            return None;
+        }
+        let path = path.join("/");
+        let refuse = |why: &str| {
+            let message = format!("`{}` {why}; write {RUN_EXAMPLE}", run.value);
+            table.refuse(run, message);
+        };
+        match files::look(&folder.join(&path)) {
+            Ok(item) if item.kind == files::Kind::File => return Some(path),
+            Ok(_) => refuse("is not a plain file"),
+            Err(_) if run.value.contains(' ') => {
+                refuse(
+                    "is no file in the folder; arguments stand in args, the interpreter in language",
+                );
+            }
+            Err(_) => refuse("is no file in the folder"),
+        }
+        None
+    }
+
+    fn language(
+        &self,
+        table: &Table<'_, '_>,
+        folder: &Path,
+        file: Option<&str>,
+    ) -> Option<Language> {
+        let (file, run) = (file?, self.run.as_ref()?);
+        let Some(language) = self.language.or_else(|| Language::from_ending(file)) else {
+            let names: Vec<&str> = Language::NAMES.iter().map(|(name, _)| *name).collect();
+            let message = format!(
+                "`{file}` has no ending that says its language; write language = \"exec\", or one of {}",
+                names.join(", ")
+            );
+            table.refuse(run, message);
+            return None;
+        };
+        let executable = files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
+        if language == Language::Exec && !executable {
+            let message = format!("`{file}` is not executable; run chmod +x {file}");
+            table.refuse(run, message);
+            return None;
+        }
+        Some(language)
+    }
+
+    fn route(&self, table: &Table<'_, '_>, outputs: &[String]) -> Route {
+        let Some(to) = &self.to else {
+            return Route::to(outputs.to_vec());
+        };
+        let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        for leaf in to {
+            if !names.contains(&leaf.value.as_str()) {
+                table.refuse(
+                    leaf,
+                    format!(
+                        "{} (the outputs of {})",
+                        not_one_of(&leaf.value, &names),
+                        super::ROOT_FILE
+                    ),
+                );
+            }
+        }
+        if to.is_empty() {
+            let message = "names no output; remove it to write to all".to_owned();
+            table.lacks("output.to", message);
+        }
+        Route::to(to.iter().map(|leaf| leaf.value.clone()).collect())
+    }
+}
+
+impl RawCapture {
+    fn read(table: Option<Table<'_, '_>>) -> Self {
+        const GOALS: [(&str, Goal); 2] = [("events", Goal::Events), ("log", Goal::Log)];
+        let Some(mut table) = table else {
+            return Self::default();
+        };
+        let to = table.texts("to", "to = [\"events\"]").map(|leaves| {
+            leaves
+                .iter()
+                .filter_map(|leaf| table.pick(leaf, &GOALS))
+                .collect()
+        });
+        let formats = [("text", Format::Text), ("json", Format::Json)];
+        let format = table.choice("format", &formats);
+        let max_event = table.bytes("max_event", MAX_EVENT_RANGE, "max_event = \"1MiB\"");
+        table.finish();
+        Self {
+            to,
+            format,
+            max_event,
+        }
+    }
+
+    fn check(self, usual: &[Goal]) -> Capture {
+        let to = self.to.unwrap_or_else(|| usual.to_vec());
+        let max_event = self.max_event.map_or(MAX_EVENT, |leaf| leaf.value);
+        Capture {
+            events: to.contains(&Goal::Events),
+            log: to.contains(&Goal::Log),
+            format: self.format.unwrap_or(Format::Text),
+            max_event: usize::try_from(max_event).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+fn values(leaves: Option<Vec<Leaf<String>>>) -> Vec<String> {
+    leaves
+        .into_iter()
+        .flatten()
+        .map(|leaf| leaf.value)
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "job_tests.rs"]
+mod tests;

@@ -1,0 +1,442 @@
+//! `spoolbeat.toml`, raw to checked.
+//!
+//! Sections that are missing take their defaults; what is not built yet is an unknown key.
+//! Must never know what the outputs and the queue do with their settings.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Defaults;
+use super::Log;
+use super::Output;
+use super::OutputKind;
+use super::Problem;
+use super::ROOT_FILE;
+use super::Receiver;
+use super::Root;
+use super::job;
+use super::read_text;
+use super::reader::Leaf;
+use super::reader::Lookup;
+use super::reader::Origin;
+use super::reader::Segment;
+use super::reader::Source;
+use super::reader::Table;
+use super::reader::not_one_of;
+use super::variable;
+use crate::files;
+use crate::queue;
+use crate::queue::Durability;
+use crate::sink;
+
+/// Port that Logstash's beats input listens on by default.
+const LUMBERJACK_PORT: u16 = 5044;
+
+/// Shortest time that any wait may be set to.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// Shortest period of the full look at `jobs/`: with 10,000 jobs one look takes 0.14 s of CPU.
+const RESCAN_MIN: Duration = Duration::from_millis(100);
+
+/// Most hosts of one output.
+const HOSTS_MAX: usize = 64;
+
+/// Most outputs; each has a cursor that the queue keeps.
+const OUTPUTS_MAX: usize = 64;
+
+/// Loads the root configuration.
+///
+/// `place` is `spoolbeat.toml` or the folder that it is in; each of `overrides` is `key=value` with a
+/// dotted key and wins over the file; a value that is not TOML is taken as text.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the text.
+pub fn load_root(place: &Path, overrides: &[String]) -> Result<Root, Vec<Problem>> {
+    load_root_with(place, overrides, variable)
+}
+
+fn load_root_with(
+    place: &Path,
+    overrides: &[String],
+    lookup: Lookup,
+) -> Result<Root, Vec<Problem>> {
+    let is_dir = files::look(place).is_ok_and(|item| item.kind == files::Kind::Dir);
+    let path = if is_dir {
+        place.join(ROOT_FILE)
+    } else {
+        place.to_path_buf()
+    };
+    let file = path.display().to_string();
+    let text = read_text(&path, &file).map_err(|mut problem| {
+        if files::look(&path).is_err() {
+            problem
+                .message
+                .push_str("; `spoolbeat init DIR` makes a root directory with one");
+        }
+        vec![problem]
+    })?;
+    let segments = segments(file, text, overrides).map_err(|problem| vec![problem])?;
+    let source = Source::new(segments.clone(), lookup);
+    let mut table = Table::root(&source, source.tree(0));
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let root = read_root(&mut table, folder, Defaults::new(segments));
+    table.finish();
+    let problems = source.into_problems();
+    if problems.is_empty() {
+        Ok(root)
+    } else {
+        Err(problems)
+    }
+}
+
+/// The file's text and behind it one text per override.
+fn segments(file: String, text: String, overrides: &[String]) -> Result<Vec<Segment>, Problem> {
+    let mut start = text.len() + 1;
+    let mut segments = vec![Segment {
+        start: 0,
+        file,
+        text,
+        origin: Origin::File,
+    }];
+    for argument in overrides {
+        let file = format!("-E {argument}");
+        let Some((key, value)) = argument.split_once('=') else {
+            let message = "without `=`; write key=value, like -E queue.max_bytes=1GiB".to_owned();
+            return Err(Problem::of_file(file, message));
+        };
+        let mut text = format!("{key} = {value}");
+        if toml::de::DeTable::parse(&text).is_err() {
+            text = format!("{key} = {}", serde_json::Value::from(value));
+        }
+        let end = start + text.len() + 1;
+        segments.push(Segment {
+            start,
+            file,
+            text,
+            origin: Origin::Argument,
+        });
+        start = end;
+    }
+    Ok(segments)
+}
+
+fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> Root {
+    let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
+    let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
+    let dir = match std::path::absolute(&dir) {
+        Ok(dir) => dir,
+        Err(error) => {
+            table.lacks("root", format!("{} is no place: {error}", dir.display()));
+            PathBuf::new()
+        }
+    };
+    let spool = read_spool(table);
+    let outputs = read_outputs(table);
+    let names: Vec<String> = outputs.iter().map(|output| output.name.clone()).collect();
+    if let Some(table) = table.table("defaults") {
+        job::check_defaults(table, &names);
+    }
+    Root {
+        dir,
+        defaults,
+        settle: spool.0,
+        rescan: spool.1,
+        max_concurrent_runs: spool.2,
+        outputs,
+        queue: read_queue(table),
+        results_bytes: read_results(table),
+        receiver: read_receiver(table),
+        stop_timeout: read_stop(table),
+        log: read_log(table),
+    }
+}
+
+/// `settle`, `rescan`, `max_concurrent_runs`.
+fn read_spool(root: &mut Table<'_, '_>) -> (Duration, Duration, u32) {
+    let mut spool = (Duration::from_secs(1), Duration::from_secs(30), 64);
+    if let Some(mut table) = root.table("spool") {
+        set(
+            &mut spool.0,
+            table.duration("settle", LEAST, "settle = \"1s\""),
+        );
+        let rescan = table.duration("rescan", RESCAN_MIN, "rescan = \"30s\"");
+        set(&mut spool.1, rescan);
+        let runs = table.number("max_concurrent_runs", 1..10_001, "max_concurrent_runs = 64");
+        spool.2 = runs.unwrap_or(spool.2);
+        table.finish();
+    }
+    spool
+}
+
+fn set<T>(value: &mut T, leaf: Option<Leaf<T>>) {
+    if let Some(leaf) = leaf {
+        *value = leaf.value;
+    }
+}
+
+const OUTPUT_EXAMPLE: &str = "[output.lumberjack] with hosts = [\"logstash-1:5044\"] under it";
+
+fn read_outputs(root: &mut Table<'_, '_>) -> Vec<Output> {
+    let given = root.has("output");
+    let Some(mut outputs) = root.table("output") else {
+        if !given {
+            root.lacks(
+                "output",
+                format!("there is no output; write {OUTPUT_EXAMPLE}"),
+            );
+        }
+        return Vec::new();
+    };
+    let tables = outputs.named_tables(OUTPUT_EXAMPLE);
+    if tables.is_empty() {
+        let message = format!("there is no output; write {OUTPUT_EXAMPLE}");
+        root.lacks("output", message);
+    }
+    if tables.len() > OUTPUTS_MAX {
+        let message = format!("{} outputs; the most is {OUTPUTS_MAX}", tables.len());
+        root.lacks("output", message);
+    }
+    tables
+        .into_iter()
+        .filter_map(|(name, table)| read_output(name, table))
+        .collect()
+}
+
+fn read_output(name: Leaf<String>, mut table: Table<'_, '_>) -> Option<Output> {
+    const KINDS: [(&str, ()); 1] = [("lumberjack", ())];
+    // The name is a folder's name (dead-letter/) and a file's (the cursor).
+    if let Err(message) = super::check_name(&name.value) {
+        table.refuse(&name, message);
+    }
+    if table.has("kind") {
+        table.choice("kind", &KINDS);
+    } else if !KINDS.iter().any(|(kind, ())| *kind == name.value) {
+        let kinds: Vec<&str> = KINDS.iter().map(|(kind, ())| *kind).collect();
+        let message = format!(
+            "{}; or write kind = \"{}\" under it",
+            not_one_of(&name.value, &kinds),
+            kinds[0]
+        );
+        table.lacks("kind", message);
+    }
+    table.known("kind");
+    let required = table.truth("required", "required = true");
+    let kind = read_lumberjack(&mut table);
+    table.finish();
+    Some(Output {
+        name: name.value,
+        required: required.is_none_or(|leaf| leaf.value),
+        kind: OutputKind::Lumberjack(kind?),
+    })
+}
+
+fn read_lumberjack(table: &mut Table<'_, '_>) -> Option<sink::lumberjack::Settings> {
+    let mut settings = sink::lumberjack::Settings {
+        hosts: read_hosts(table),
+        bulk_max_size: 2048,
+        compression_level: 3,
+        pipelining: 2,
+        timeout: Duration::from_secs(30),
+        ack_stall_timeout: Duration::from_secs(300),
+        backoff_init: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(60),
+    };
+    let size = table.number("bulk_max_size", 1..10_001, "bulk_max_size = 2048");
+    settings.bulk_max_size = size.unwrap_or(settings.bulk_max_size);
+    let level = table.number("compression_level", 0..10, "compression_level = 3");
+    settings.compression_level = level.unwrap_or(settings.compression_level);
+    let windows = table.number("pipelining", 0..65, "pipelining = 2");
+    settings.pipelining = windows.unwrap_or(settings.pipelining);
+    let timeout = table.duration("timeout", LEAST, "timeout = \"30s\"");
+    set(&mut settings.timeout, timeout);
+    let stall = table.duration("ack_stall_timeout", LEAST, "ack_stall_timeout = \"5m\"");
+    set(&mut settings.ack_stall_timeout, stall);
+    if let Some(mut backoff) = table.table("backoff") {
+        let init = backoff.duration("init", LEAST, "init = \"1s\"");
+        let max = backoff.duration("max", LEAST, "max = \"60s\"");
+        set(&mut settings.backoff_init, init.clone());
+        set(&mut settings.backoff_max, max.clone());
+        if settings.backoff_init > settings.backoff_max
+            && let Some(leaf) = max.or(init)
+        {
+            let message =
+                "init is longer than max; write backoff = { init = \"1s\", max = \"60s\" }";
+            backoff.refuse(&leaf, message.to_owned());
+        }
+        backoff.finish();
+    }
+    (!settings.hosts.is_empty()).then_some(settings)
+}
+
+const HOSTS_EXAMPLE: &str = "hosts = [\"logstash-1:5044\", \"[::1]:5044\"]";
+
+fn read_hosts(table: &mut Table<'_, '_>) -> Vec<String> {
+    if !table.has("hosts") {
+        table.known("hosts");
+        table.lacks("hosts", format!("is missing; write {HOSTS_EXAMPLE}"));
+        return Vec::new();
+    }
+    let at = table.at.clone();
+    let hosts = table.texts("hosts", HOSTS_EXAMPLE).unwrap_or_default();
+    if hosts.len() > HOSTS_MAX {
+        let message = format!("{} hosts; the most is {HOSTS_MAX}", hosts.len());
+        table.source.problem(&at, &table.name("hosts"), message);
+    }
+    let mut addresses = Vec::with_capacity(hosts.len());
+    for host in &hosts {
+        match address(&host.value, Some(LUMBERJACK_PORT)) {
+            Ok(address) => addresses.push(address),
+            Err(message) => table.refuse(host, format!("{message}; write {HOSTS_EXAMPLE}")),
+        }
+    }
+    if hosts.is_empty() {
+        table.lacks("hosts", format!("names no host; write {HOSTS_EXAMPLE}"));
+    }
+    addresses
+}
+
+/// `host:port` of a text in which the port may be left out where there is a usual one.
+fn address(text: &str, usual_port: Option<u16>) -> Result<String, String> {
+    let refuse = |why: &str| Err(format!("`{text}` is not an address: {why}"));
+    if text.contains("://") {
+        return refuse("it is a URL");
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let Some((host, port)) = rest.split_once(']') else {
+                return refuse("`[` without `]`");
+            };
+            if host.parse::<std::net::Ipv6Addr>().is_err() {
+                return refuse("what stands in brackets is not an IPv6 address");
+            }
+            (format!("[{host}]"), port)
+        }
+        None if text.matches(':').count() > 1 => {
+            return refuse("an IPv6 address stands in brackets");
+        }
+        None => {
+            let end = text.find(':').unwrap_or(text.len());
+            (text[..end].to_owned(), &text[end..])
+        }
+    };
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@,;".contains(c);
+    if host.is_empty() || host.contains(odd) {
+        return refuse("there is no host name");
+    }
+    let port = match (port.strip_prefix(':'), usual_port) {
+        (Some(port), _) => port.parse::<u16>().ok(),
+        (None, usual) if port.is_empty() => usual,
+        (None, _) => None,
+    };
+    // Port 0 is a listener's way to say "any".
+    match port.filter(|port| *port > 0 || usual_port.is_none()) {
+        Some(port) => Ok(format!("{host}:{port}")),
+        None => refuse("there is no port from 1 to 65535"),
+    }
+}
+
+fn read_queue(root: &mut Table<'_, '_>) -> queue::Settings {
+    let mut settings = queue::Settings {
+        max_bytes: 10 << 30,
+        retain_age: Duration::from_secs(24 * 3600),
+        retain_bytes: 1 << 30,
+        durability: Durability::Sync,
+        batch_events: 2048,
+        batch_bytes: 1 << 20,
+        flush: Duration::from_millis(100),
+        compression_level: 3,
+    };
+    let Some(mut table) = root.table("queue") else {
+        return settings;
+    };
+    let bytes = table.bytes("max_bytes", 16 << 20..1 << 50, "max_bytes = \"10GiB\"");
+    set(&mut settings.max_bytes, bytes);
+    if let Some(mut retain) = table.table("retain") {
+        let age = retain.duration("age", Duration::ZERO, "age = \"24h\"");
+        set(&mut settings.retain_age, age);
+        let bytes = retain.bytes("bytes", 0..1 << 50, "bytes = \"1GiB\"");
+        set(&mut settings.retain_bytes, bytes);
+        retain.finish();
+    }
+    if let Some(durability) = read_durability(&mut table) {
+        settings.durability = durability;
+    }
+    let events = table.number("batch_events", 1..10_001, "batch_events = 2048");
+    settings.batch_events = events.unwrap_or(settings.batch_events);
+    let bytes = table.bytes("batch_bytes", 1024..(8 << 20) + 1, "batch_bytes = \"1MiB\"");
+    set(&mut settings.batch_bytes, bytes);
+    let flush = table.duration("flush", LEAST, "flush = \"100ms\"");
+    set(&mut settings.flush, flush);
+    let level = table.number("compression_level", 0..10, "compression_level = 3");
+    settings.compression_level = level.unwrap_or(settings.compression_level);
+    table.finish();
+    settings
+}
+
+fn read_durability(table: &mut Table<'_, '_>) -> Option<Durability> {
+    const EXAMPLE: &str = "durability = \"sync\" or { interval = \"1s\" }";
+    if table.is_table("durability") {
+        let mut table = table.table("durability")?;
+        let interval = table.duration("interval", LEAST, "interval = \"1s\"");
+        table.finish();
+        return interval.map(|leaf| Durability::Interval(leaf.value));
+    }
+    let leaf = table.text("durability", EXAMPLE)?;
+    table.pick(&leaf, &[("sync", Durability::Sync)])
+}
+
+fn read_results(root: &mut Table<'_, '_>) -> u64 {
+    let mut bytes = 1 << 30;
+    if let Some(mut table) = root.table("results") {
+        let leaf = table.bytes("bytes", 1 << 20..1 << 50, "bytes = \"1GiB\"");
+        set(&mut bytes, leaf);
+        table.finish();
+    }
+    bytes
+}
+
+fn read_receiver(root: &mut Table<'_, '_>) -> Option<Receiver> {
+    const EXAMPLE: &str = "listen = \"127.0.0.1:5044\"";
+    let mut table = root.table("receiver")?;
+    let mut receiver = Receiver {
+        listen: format!("127.0.0.1:{LUMBERJACK_PORT}"),
+        print: true,
+    };
+    if let Some(leaf) = table.text("listen", EXAMPLE) {
+        match address(&leaf.value, None) {
+            Ok(address) => receiver.listen = address,
+            Err(message) => table.refuse(&leaf, format!("{message}; write {EXAMPLE}")),
+        }
+    }
+    let print = table.truth("print", "print = true");
+    set(&mut receiver.print, print);
+    table.finish();
+    Some(receiver)
+}
+
+fn read_stop(root: &mut Table<'_, '_>) -> Duration {
+    let mut timeout = Duration::from_secs(5);
+    if let Some(mut table) = root.table("stop") {
+        let leaf = table.duration("timeout", LEAST, "timeout = \"5s\"");
+        set(&mut timeout, leaf);
+        table.finish();
+    }
+    timeout
+}
+
+fn read_log(root: &mut Table<'_, '_>) -> Log {
+    let mut level = "info";
+    if let Some(mut table) = root.table("log") {
+        let levels = ["error", "warn", "info", "debug"].map(|name| (name, name));
+        level = table.choice("level", &levels).unwrap_or(level);
+        table.finish();
+    }
+    Log {
+        level: level.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "root_tests.rs"]
+mod tests;

@@ -1,0 +1,312 @@
+//! The driver: names what happened, lets the supervisor decide, carries its effects out.
+//!
+//! One task; nothing here is awaited but the next happening. Decides nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::Id;
+use tokio::task::JoinError;
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::clock::Tick;
+use crate::control::Asked;
+use crate::daemon::house::House;
+use crate::daemon::signals::Signals;
+use crate::event::Route;
+use crate::event::RunId;
+use crate::run::Order;
+use crate::run::Outcome;
+use crate::runner;
+use crate::runner::Ended;
+use crate::runner::Host;
+use crate::runner::Progress;
+use crate::runner::Spec;
+use crate::spool::Change;
+use crate::spool::Spool;
+use crate::status::Answer;
+use crate::supervisor::Ask;
+use crate::supervisor::Effect;
+use crate::supervisor::Exit;
+use crate::supervisor::Note;
+use crate::supervisor::Now;
+use crate::supervisor::OpenRun;
+use crate::supervisor::Say;
+use crate::supervisor::Supervisor;
+
+/// Orders that may lie before one run: the supervisor gives each kind at most once.
+const ORDERS_MAX: usize = 2;
+
+/// Where notes come from, besides the driver's own tasks.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) signals: Signals,
+    pub(super) spool: Spool,
+    pub(super) changes: mpsc::Receiver<Change>,
+    pub(super) asked: mpsc::Receiver<Asked>,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct Driver {
+    supervisor: Supervisor,
+    house: House,
+    /// What runs share; given up when the drain begins.
+    host: Option<Arc<Host>>,
+    runs: JoinSet<Ended>,
+    /// Tasks that answer with one note.
+    helpers: JoinSet<Note>,
+    /// All outputs.
+    route: Route,
+    /// What a task's panic means, by its id.
+    lost: HashMap<Id, Note>,
+    orders: HashMap<RunId, mpsc::Sender<Order>>,
+    asks: HashMap<Ask, oneshot::Sender<Answer>>,
+    next_ask: u64,
+    /// When the clock is given next.
+    wake: Tick,
+}
+
+impl Driver {
+    pub(super) fn new(supervisor: Supervisor, house: House, host: Host, route: Route) -> Self {
+        Self {
+            supervisor,
+            house,
+            host: Some(Arc::new(host)),
+            route,
+            runs: JoinSet::new(),
+            helpers: JoinSet::new(),
+            lost: HashMap::new(),
+            orders: HashMap::new(),
+            asks: HashMap::new(),
+            next_ask: 0,
+            wake: clock::tick(),
+        }
+    }
+
+    /// Drives until the supervisor orders the exit.
+    pub(super) async fn drive(mut self, first: Vec<Effect>, mut sources: Sources) -> (Exit, House) {
+        let mut exit = self.carry_out(first, &sources.spool);
+        while exit.is_none() {
+            let note = tokio::select! {
+                signal = sources.signals.next() => Note::Signal(signal),
+                Some(over) = self.runs.join_next_with_id() => self.run_over(over),
+                Some(over) = self.helpers.join_next_with_id() => self.helper_over(over),
+                Some(change) = sources.changes.recv() => self.seen(change),
+                Some(asked) = sources.asked.recv() => self.asked(asked),
+                () = clock::sleep_until(self.wake) => Note::Clock,
+            };
+            exit = self.take(note, &sources.spool);
+        }
+        // Dropping a run's task closes its shim's line, and the shim kills what it started.
+        self.runs.shutdown().await;
+        (exit.unwrap_or(Exit::Now), self.house)
+    }
+
+    fn take(&mut self, note: Note, spool: &Spool) -> Option<Exit> {
+        let is_clock = matches!(note, Note::Clock);
+        let effects = self.supervisor.step(now(), note);
+        let mut exit = self.carry_out(effects, spool);
+        if is_clock && let Some(level) = self.house.look_after() {
+            let effects = self.supervisor.step(now(), Note::Queue(level));
+            exit = exit.or(self.carry_out(effects, spool));
+        }
+        let now = now();
+        let due = now.tick.after(self.supervisor.patience(now));
+        // Other notes must not put the look at the clock off.
+        self.wake = if is_clock { due } else { due.min(self.wake) };
+        exit
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, spool: &Spool) -> Option<Exit> {
+        for effect in effects {
+            match effect {
+                Effect::StartRun(spec) => self.start_run(*spec),
+                Effect::OrderRun { run, order } => self.order(&run, order),
+                Effect::CloseInterrupted(open) => self.close_interrupted(open),
+                Effect::Rescan => spool.rescan(),
+                Effect::Retire { job, in_use } => spool.retire(&job, in_use),
+                Effect::Reply { ask, answer } => self.reply(ask, answer),
+                Effect::Report { ask, snapshot } => {
+                    let status = Box::new(self.house.status(*snapshot));
+                    self.reply(ask, Answer::Status(status));
+                }
+                Effect::Say(say) => tell(&say),
+                Effect::BeginDrain => self.begin_drain(),
+                Effect::Exit(exit) => return Some(exit),
+            }
+        }
+        None
+    }
+
+    fn start_run(&mut self, spec: Spec) {
+        let Some(host) = self.host.clone() else {
+            tracing::error!(run = %spec.run, "a run was to start after the last one");
+            return;
+        };
+        let run = spec.run.clone();
+        tracing::debug!(job = spec.job.name, %run, trigger = spec.trigger.name(), "run starts");
+        let (order, orders) = mpsc::channel(ORDERS_MAX);
+        let progress = Arc::new(Progress::default());
+        let task = self.runs.spawn(runner::run(spec, host, orders, progress));
+        self.lost
+            .insert(task.id(), Note::RunLost { run: run.clone() });
+        self.orders.insert(run, order);
+    }
+
+    fn order(&mut self, run: &RunId, order: Order) {
+        // A run that has ended meanwhile hears nothing; its end is on the way here.
+        let heard = self.orders.get(run).map(|orders| orders.try_send(order));
+        tracing::debug!(%run, ?order, ?heard, "run is ordered");
+    }
+
+    fn close_interrupted(&mut self, open: OpenRun) {
+        let Some(host) = self.host.clone() else {
+            return;
+        };
+        tracing::warn!(job = open.job, run = %open.run, "run was interrupted by the end of the former daemon");
+        let lost = Note::Closed {
+            run: open.run.clone(),
+        };
+        let route = self.route.clone();
+        self.help(lost, async move {
+            let run = open.run.clone();
+            House::close_interrupted(&host, route, open).await;
+            Note::Closed { run }
+        });
+    }
+
+    /// From here on nothing is captured any more.
+    fn begin_drain(&mut self) {
+        self.runs.abort_all();
+        self.host = None;
+        let drain = self.house.drain();
+        self.help(Note::DrainOver { waiting_events: 0 }, async {
+            let waiting_events = drain.await;
+            Note::DrainOver { waiting_events }
+        });
+    }
+
+    fn help(&mut self, lost: Note, task: impl Future<Output = Note> + Send + 'static) {
+        let task = self.helpers.spawn(task);
+        self.lost.insert(task.id(), lost);
+    }
+
+    fn run_over(&mut self, over: Result<(Id, Ended), JoinError>) -> Note {
+        match over {
+            Ok((id, ended)) => {
+                self.lost.remove(&id);
+                self.orders.remove(&ended.run);
+                self.house.run_ended(&ended);
+                tell_end(&ended);
+                Note::RunEnded(ended)
+            }
+            Err(error) => {
+                let note = self.lost_note(&error);
+                if let Note::RunLost { run } = &note {
+                    self.orders.remove(run);
+                }
+                note
+            }
+        }
+    }
+
+    fn helper_over(&mut self, over: Result<(Id, Note), JoinError>) -> Note {
+        match over {
+            Ok((id, note)) => {
+                self.lost.remove(&id);
+                note
+            }
+            Err(error) => self.lost_note(&error),
+        }
+    }
+
+    fn lost_note(&mut self, error: &JoinError) -> Note {
+        let note = self.lost.remove(&error.id()).unwrap_or(Note::Clock);
+        if error.is_panic() {
+            tracing::error!(%error, ?note, "a task of the daemon has panicked");
+        }
+        note
+    }
+
+    fn seen(&mut self, change: Change) -> Note {
+        self.house.seen(&change);
+        tell_change(&change);
+        Note::Spool(change)
+    }
+
+    fn asked(&mut self, asked: Asked) -> Note {
+        let ask = Ask(self.next_ask);
+        self.next_ask += 1;
+        self.asks.insert(ask, asked.answer);
+        Note::Asked {
+            ask,
+            request: asked.request,
+        }
+    }
+
+    fn reply(&mut self, ask: Ask, answer: Answer) {
+        if let Some(asker) = self.asks.remove(&ask) {
+            // Who went away does not want to know.
+            drop(asker.send(answer));
+        }
+    }
+}
+
+fn now() -> Now {
+    Now {
+        wall: clock::now(),
+        tick: clock::tick(),
+    }
+}
+
+fn tell(say: &Say) {
+    match say {
+        Say::Paused { reason } => tracing::warn!("{reason}"),
+        Say::Resumed => tracing::info!("schedules go on"),
+        Say::Stopping { runs } => tracing::info!(runs, "stopping"),
+        Say::Abandoned { runs } => tracing::error!(
+            runs,
+            "runs did not end in time and are killed; the next start records them as interrupted"
+        ),
+        Say::NotRun { job, reason } => tracing::error!(job = &**job, reason, "job is not run"),
+    }
+}
+
+fn tell_end(ended: &Ended) {
+    let (job, run, outcome) = (&*ended.job.name, &ended.run, ended.outcome.name());
+    let took = crate::units::show_duration(ended.at.since(ended.started_at));
+    let reason = ended.reason.as_deref().unwrap_or_default();
+    match ended.outcome {
+        Outcome::Success => tracing::debug!(job, %run, took, "run succeeded"),
+        Outcome::Killed => tracing::info!(job, %run, took, reason, "run was ended"),
+        Outcome::Failed
+        | Outcome::Signalled
+        | Outcome::TimedOut
+        | Outcome::Interrupted
+        | Outcome::CouldNotStart => {
+            tracing::warn!(job, %run, outcome, took, reason, "run did not succeed");
+        }
+    }
+}
+
+fn tell_change(change: &Change) {
+    match change {
+        Change::Loaded(job) => {
+            tracing::info!(job = job.name, generation = job.generation, "job is loaded");
+        }
+        Change::Refused { job, problems } => {
+            for problem in problems {
+                let problem = crate::status::Problem::from(problem);
+                tracing::error!(job, "{problem}");
+            }
+        }
+        Change::Removed { job } => tracing::info!(job, "job is removed"),
+        Change::Unreadable { reason } => tracing::error!("{reason}; all jobs stay as they are"),
+        Change::Readable => tracing::info!("the jobs can be looked at again"),
+        Change::Complete => tracing::debug!("all jobs that were there are known"),
+    }
+}

@@ -1,0 +1,373 @@
+//! What the daemon lives in: the root's folders and lock, the queue, the outputs, the results.
+//!
+//! Opens them in the right order, tells the status what it knows of them, and closes them in the
+//! reverse order. Decides nothing about jobs and runs.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::clock::Tick;
+use crate::config;
+use crate::daemon::Error;
+use crate::daemon::keeper;
+use crate::daemon::keeper::Keeper;
+use crate::daemon::outputs::Outputs;
+use crate::daemon::outputs::Views;
+use crate::disk;
+use crate::disk::Disk;
+use crate::disk::Lock;
+use crate::disk::OsDisk;
+use crate::disk::Replace;
+use crate::event::Route;
+use crate::event::envelope::Identity;
+use crate::process;
+use crate::queue;
+use crate::queue::JobPast;
+use crate::queue::Ledger;
+use crate::queue::Level;
+use crate::queue::Queue;
+use crate::queue::locked;
+use crate::results::Results;
+use crate::runner;
+use crate::runner::Ended;
+use crate::runner::Host;
+use crate::runner::Pool;
+use crate::source::gather::Limits;
+use crate::spool::Change;
+use crate::status;
+use crate::status::At;
+use crate::status::Status;
+use crate::supervisor::OpenRun;
+use crate::supervisor::Past;
+use crate::supervisor::QueueLevel;
+use crate::supervisor::Snapshot;
+use crate::units::Timestamp;
+
+/// How long the queue may take at the end to write its checkpoint. Everything that was promised
+/// is on disk before; without the checkpoint the next start reads more of the log.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the kernel hands out random identifiers.
+const KERNEL_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+/// Length of an identifier as text, and one more for the line's end.
+const UUID_BYTES_MAX: u64 = 37;
+
+/// `agent.id` of this root, in `ROOT/state`.
+const AGENT_ID: &str = "agent.id";
+
+/// The root, locked.
+#[derive(Debug)]
+pub(super) struct Claim {
+    root: PathBuf,
+    lock: Lock,
+}
+
+/// Takes the root's lock, and makes the folders that are ours.
+pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
+    let dir = |name: &str| root.join(name);
+    let made = |path: PathBuf| match OsDisk.make_dir(&path) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(Error::Folder { path, error }),
+    };
+    made(dir("queue"))?;
+    let path = root.join("queue").join("lock");
+    let lock = disk::lock(&path).map_err(|error| Error::Disk { path, error })?;
+    let Some(lock) = lock else {
+        return Err(Error::Locked {
+            root: root.to_path_buf(),
+        });
+    };
+    for name in ["state", "results", "dead-letter"] {
+        made(dir(name))?;
+    }
+    Ok(Claim {
+        root: root.to_path_buf(),
+        lock,
+    })
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct House {
+    claim: Claim,
+    started_at: Timestamp,
+    started: Tick,
+    stop_timeout: Duration,
+    /// Given away when the drain begins, like `outputs`.
+    queue: Option<Queue>,
+    outputs: Option<Outputs>,
+    level: watch::Receiver<Level>,
+    ledger: Arc<Mutex<Ledger>>,
+    views: Views,
+    keeper: Keeper,
+}
+
+/// What the supervisor has to know of the former daemon.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) pasts: BTreeMap<String, Past>,
+    pub(super) open: Vec<OpenRun>,
+}
+
+impl House {
+    /// Opens the queue and starts the outputs. Must be called within a tokio runtime.
+    pub(super) fn open(claim: Claim, root: &config::Root) -> Result<(Self, Before), Error> {
+        let outputs: Vec<String> = output_names(root);
+        let start = queue::Start {
+            disk: Arc::new(OsDisk),
+            dir: &claim.root.join("queue"),
+            settings: root.queue.clone(),
+            outputs: &outputs,
+        };
+        let handle = tokio::runtime::Handle::current();
+        let (queue, taps, report) = Queue::start(start, &handle).map_err(Error::Queue)?;
+        if report.damaged_records > 0 {
+            tracing::error!(
+                records = report.damaged_records,
+                "records of the queue cannot be read; their events are lost"
+            );
+        }
+        if report.torn_bytes > 0 {
+            tracing::info!(
+                bytes = report.torn_bytes,
+                "an unfinished record of the former daemon was cut off; nothing in it was captured"
+            );
+        }
+        let ledger = queue.ledger();
+        let before = before(&locked(&ledger));
+        let results = Results::new(claim.root.join("results"));
+        keeper::settle(&results, &locked(&ledger), clock::now());
+        let outputs = Outputs::start(&root.outputs, taps, random());
+        let house = Self {
+            started_at: clock::now(),
+            started: clock::tick(),
+            stop_timeout: root.stop_timeout,
+            level: queue.level(),
+            views: outputs.views(),
+            queue: Some(queue),
+            outputs: Some(outputs),
+            ledger,
+            keeper: Keeper::new(results, root.results_bytes),
+            claim,
+        };
+        Ok((house, before))
+    }
+
+    /// What runs share.
+    pub(super) fn host(&self, root: &config::Root) -> Result<Host, Error> {
+        let Some(intake) = self.queue.as_ref().map(Queue::intake) else {
+            return Err(Error::Leaving);
+        };
+        Ok(Host {
+            intake,
+            pool: Pool::new(),
+            identity: self.identity()?,
+            shim: process::self_exe(),
+            environment: std::env::vars_os().collect(),
+            limits: Limits {
+                batch_events: root.queue.batch_events,
+                batch_bytes: root.queue.batch_bytes,
+            },
+            flush: root.queue.flush,
+            results: Some(Results::new(self.claim.root.join("results"))),
+        })
+    }
+
+    fn identity(&self) -> Result<Identity, Error> {
+        let path = self.claim.root.join("state").join(AGENT_ID);
+        let agent_id = match read_uuid(&path) {
+            Ok(id) => id,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = new_uuid()?;
+                OsDisk
+                    .replace(&path, id.as_bytes(), Replace::Durable)
+                    .map_err(|error| Error::Disk { path, error })?;
+                id
+            }
+            Err(error) => return Err(Error::Disk { path, error }),
+        };
+        Ok(Identity {
+            host_name: process::hostname(),
+            agent_id,
+            agent_ephemeral_id: new_uuid()?,
+        })
+    }
+
+    /// Records the end of a run that was open when the former daemon died.
+    pub(super) async fn close_interrupted(host: &Host, route: Route, open: OpenRun) {
+        let run = runner::Open {
+            job: open.job,
+            run: open.run,
+            generation: open.generation,
+            trigger: open.trigger,
+            scheduled_at: open.scheduled_at,
+            started_at: open.at,
+        };
+        // The job may be gone or another by now: the event goes to all, with nothing of its own.
+        if let Err(refused) = runner::interrupted(&run, None, route, clock::now(), host).await {
+            tracing::error!(job = run.job, run = %run.run, ?refused, "the end of an interrupted run cannot be recorded; the next start tries again");
+        }
+    }
+
+    /// How full the queue is, if that has changed; also does what falls due.
+    pub(super) fn look_after(&mut self) -> Option<QueueLevel> {
+        self.keeper.look_after(clock::tick());
+        // A sender that is gone means that the queue is closed: its last level stays.
+        if !self.level.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let level = self.level.borrow_and_update();
+        Some(QueueLevel {
+            bytes: level.held_bytes,
+            max_bytes: level.max_bytes,
+            broken: level.stuck.clone(),
+        })
+    }
+
+    pub(super) fn seen(&mut self, change: &Change) {
+        self.keeper.seen(change);
+    }
+
+    pub(super) fn run_ended(&mut self, _: &Ended) {
+        self.keeper.run_ended();
+    }
+
+    /// Waits for ACKs at most `[stop] timeout`, then closes the queue. The future returns how many
+    /// events wait for the next start. All runs have ended, so all of theirs is captured.
+    pub(super) fn drain(&mut self) -> impl Future<Output = u64> + Send + 'static {
+        let (queue, outputs) = (self.queue.take(), self.outputs.take());
+        let end = self.level.borrow().next_seq;
+        let limit = self.stop_timeout;
+        async move {
+            let mut left = 0;
+            if let Some(outputs) = outputs {
+                left = outputs.drain(end, limit).await;
+            }
+            if let Some(queue) = queue {
+                queue.close(CLOSE_PATIENCE).await;
+            }
+            left
+        }
+    }
+
+    /// The whole status: the supervisor's part and what is known here.
+    pub(super) fn status(&self, snapshot: Snapshot) -> Status {
+        let level = self.level.borrow().clone();
+        let outputs = self.views.status();
+        let ledger = locked(&self.ledger);
+        let mut jobs = snapshot.jobs;
+        for job in &mut jobs {
+            job.captured_events = ledger.jobs.get(&job.name).map_or(0, |past| past.captured);
+        }
+        let acked = outputs.iter().map(|output| output.acked_events).min();
+        let waiting = outputs.iter().map(|output| output.waiting_events).max();
+        Status {
+            daemon: status::Daemon {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                root: self.claim.root.display().to_string(),
+                started_at: At(self.started_at),
+                uptime_ms: status::millis(clock::tick().since(self.started)),
+                state: snapshot.state,
+                paused: snapshot.paused,
+                unreadable: snapshot.unreadable,
+            },
+            totals: status::Totals {
+                captured_events: ledger.queued(),
+                acked_events: acked.unwrap_or(0),
+                waiting_events: waiting.unwrap_or(0),
+            },
+            queue: status::Queue {
+                held_bytes: level.held_bytes,
+                max_bytes: level.max_bytes,
+                total_bytes: level.total_bytes,
+                broken: level.stuck,
+            },
+            outputs,
+            jobs,
+        }
+    }
+
+    /// Lets everything go, the lock last.
+    pub(super) fn leave(self) {
+        let Self { claim, outputs, .. } = self;
+        drop(outputs);
+        drop(claim.lock);
+    }
+}
+
+/// The names of the configured outputs.
+pub(super) fn output_names(root: &config::Root) -> Vec<String> {
+    root.outputs
+        .iter()
+        .map(|output| output.name.clone())
+        .collect()
+}
+
+/// A number that no other process has, most likely.
+pub(super) fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn before(ledger: &Ledger) -> Before {
+    let jobs = ledger.jobs.iter();
+    let open = ledger.open.iter();
+    Before {
+        pasts: jobs
+            .map(|(job, past)| (job.clone(), past_of(past)))
+            .collect(),
+        open: open
+            .map(|(run, open)| OpenRun {
+                run: run.clone(),
+                job: open.job.clone(),
+                generation: open.generation.clone(),
+                trigger: open.trigger,
+                scheduled_at: open.scheduled_at.map(Timestamp),
+                at: Timestamp(open.at),
+            })
+            .collect(),
+    }
+}
+
+fn past_of(past: &JobPast) -> Past {
+    Past {
+        last_fire: past.last_fire.map(Timestamp),
+        last_success_at: past.last_success_at.map(Timestamp),
+        done_generation: past.done_generation.clone(),
+        last_run: past.last_run.as_ref().map(|last| status::LastRun {
+            run: last.run.clone(),
+            outcome: last.outcome,
+            reason: None,
+            started_at: At(Timestamp(last.started_at)),
+            ended_at: At(Timestamp(last.at)),
+            duration_ms: status::millis(Timestamp(last.at).since(Timestamp(last.started_at))),
+        }),
+    }
+}
+
+fn new_uuid() -> Result<String, Error> {
+    let path = PathBuf::from(KERNEL_UUID);
+    read_uuid(&path).map_err(|error| Error::Disk { path, error })
+}
+
+fn read_uuid(path: &Path) -> io::Result<String> {
+    let bytes = OsDisk.read(path, UUID_BYTES_MAX)?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    let is_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    if text.is_empty() || !text.chars().all(is_id) {
+        let message = "not an identifier; remove the file to get a new one";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(text)
+}

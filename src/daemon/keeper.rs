@@ -1,0 +1,155 @@
+//! Keeps the results of runs within their bounds, and in step with the log after a crash.
+//!
+//! Results are a projection: nothing here can fail a run. Works on blocking threads, never more
+//! than one at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::cleanup::Keep;
+use crate::clock;
+use crate::clock::Tick;
+use crate::queue::Ledger;
+use crate::results::Results;
+use crate::run::Outcome;
+use crate::spool::Change;
+use crate::status;
+use crate::units::Timestamp;
+
+/// Least time between two sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A sweep looks at every result, some 50 us apiece: the next one waits this many times as long as
+/// it took, so that many results cost a hundredth of a core and not more.
+const SWEEP_REST: u32 = 100;
+
+/// What is kept of jobs that are not there any more: the defaults of `[results] keep`.
+const KEEP_GONE: Keep = Keep {
+    runs: 50,
+    age: Duration::from_secs(30 * 86_400),
+    bytes: 100 << 20,
+};
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    results: Results,
+    /// `[results] bytes`.
+    total_bytes: u64,
+    keeps: BTreeMap<String, Keep>,
+    /// Whether a run has ended since the last sweep: without one there is nothing new.
+    dirty: bool,
+    swept_at: Tick,
+    sweep: Option<JoinHandle<()>>,
+    /// How long the last sweep took, in milliseconds.
+    took_ms: Arc<AtomicU64>,
+}
+
+impl Keeper {
+    pub(super) fn new(results: Results, total_bytes: u64) -> Self {
+        Self {
+            results,
+            total_bytes,
+            keeps: BTreeMap::new(),
+            dirty: true,
+            swept_at: clock::tick(),
+            sweep: None,
+            took_ms: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// Takes note of a job's `[results] keep`.
+    pub(super) fn seen(&mut self, change: &Change) {
+        match change {
+            Change::Loaded(job) => {
+                let keep = Keep {
+                    runs: job.keep.runs,
+                    age: job.keep.age,
+                    bytes: job.keep.bytes,
+                };
+                self.keeps.insert(job.name.clone(), keep);
+            }
+            Change::Removed { job } => {
+                self.keeps.remove(job);
+            }
+            Change::Refused { .. }
+            | Change::Unreadable { .. }
+            | Change::Readable
+            | Change::Complete => {}
+        }
+    }
+
+    /// Takes note of a further result.
+    pub(super) fn run_ended(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Sweeps when it is time.
+    pub(super) fn look_after(&mut self, now: Tick) {
+        let busy = self.sweep.as_ref().is_some_and(|task| !task.is_finished());
+        let took = Duration::from_millis(self.took_ms.load(Ordering::Relaxed));
+        let rest = took.saturating_mul(SWEEP_REST).max(SWEEP_EVERY);
+        if !self.dirty || busy || now < self.swept_at.after(rest) {
+            return;
+        }
+        self.dirty = false;
+        self.swept_at = now;
+        let took_ms = Arc::clone(&self.took_ms);
+        let (results, keeps) = (self.results.clone(), self.keeps.clone());
+        let total_bytes = self.total_bytes;
+        self.sweep = Some(tokio::task::spawn_blocking(move || {
+            let keep_of = |job: &str| keeps.get(job).copied().unwrap_or(KEEP_GONE);
+            let swept = results.sweep(clock::now(), &keep_of, total_bytes);
+            let took = clock::tick().since(now);
+            took_ms.store(status::millis(took), Ordering::Relaxed);
+            for note in &swept.notes {
+                tracing::warn!(note, "a result cannot be removed");
+            }
+            if swept.removed > 0 {
+                tracing::debug!(
+                    removed = swept.removed,
+                    bytes = swept.bytes,
+                    "old results are removed"
+                );
+            }
+        }));
+    }
+}
+
+/// Closes results that a dead daemon left open although the log knows how their runs ended: it died
+/// between the end of a run and the writing of its result. Runs that are open in the log are closed
+/// with their end. Blocks on the disk.
+pub(super) fn settle(results: &Results, ledger: &Ledger, now: Timestamp) {
+    let left = match results.left_running() {
+        Ok(left) => left,
+        Err(note) => {
+            tracing::warn!(note, "results of the former daemon cannot be looked at");
+            return;
+        }
+    };
+    for (job, run) in left {
+        if ledger.open.contains_key(&run) {
+            continue;
+        }
+        let known = ledger
+            .jobs
+            .get(&job)
+            .and_then(|past| past.last_run.as_ref());
+        let (outcome, at, reason) = match known.filter(|last| last.run == run) {
+            Some(last) => (last.outcome, Timestamp(last.at), None),
+            None => (
+                Outcome::Interrupted,
+                now,
+                Some("the daemon ended before its result was written"),
+            ),
+        };
+        if let Err(note) = results.settle(&job, &run, outcome, at, reason) {
+            tracing::warn!(job, %run, note, "the result cannot be written");
+        }
+    }
+}

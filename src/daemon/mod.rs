@@ -1,0 +1,164 @@
+//! The daemon: `spoolbeat run` from the lock on its root to the last ACK that it waits for.
+//!
+//! Opens what there is (`house`), starts what tells it things (spool, control socket, signals,
+//! the receiver), and lets the `driver` work until the supervisor orders the exit. Decides
+//! nothing: that is `supervisor`.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config;
+use crate::control;
+use crate::disk::OsDisk;
+use crate::event::Route;
+use crate::files;
+use crate::queue::OpenError;
+use crate::source::lumberjack::BindError;
+use crate::spool;
+use crate::spool::Change;
+use crate::spool::Spool;
+use crate::supervisor::Exit;
+use crate::supervisor::Mode;
+use crate::supervisor::Start;
+use crate::supervisor::Supervisor;
+
+mod driver;
+mod house;
+mod keeper;
+mod outputs;
+mod receiver;
+mod signals;
+
+use driver::Driver;
+use driver::Sources;
+use house::House;
+use receiver::Receiver;
+use signals::Signals;
+
+/// Questions that wait for the driver, which takes them at once: as many as may be asked at a time.
+const QUESTIONS_MAX: usize = 16;
+
+/// Why the daemon did not run.
+#[derive(Debug)]
+pub enum Error {
+    /// Another daemon has the root: leave it alone.
+    Locked {
+        /// The root.
+        root: PathBuf,
+    },
+    /// A folder cannot be made: see to permissions or to the disk.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// A file cannot be used: see to the disk.
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// The queue cannot be opened: see to its disk, or use the newer version.
+    Queue(OpenError),
+    /// The built-in receiver cannot listen: choose another address.
+    Receiver(BindError),
+    /// The operating system refuses something else: signals, a thread.
+    System(io::Error),
+    /// The queue has been closed already.
+    Leaving,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked { root } => write!(
+                f,
+                "another daemon runs on {}; see it with `spoolbeat status`, or give another root",
+                root.display()
+            ),
+            Self::Folder { path, error } => {
+                write!(f, "cannot make the folder {}: {error}", path.display())
+            }
+            Self::Disk { path, error } => write!(f, "cannot use {}: {error}", path.display()),
+            Self::Queue(error) => write!(f, "{error}"),
+            Self::Receiver(error) => write!(f, "receiver: {error}"),
+            Self::System(error) => write!(f, "the system refuses: {error}"),
+            Self::Leaving => f.write_str("the queue is closed"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Runs the daemon on `root` until it is told to stop, or all jobs have run once.
+///
+/// # Errors
+/// See [`Error`]; nothing was run then. Must be called within a multi-thread tokio runtime.
+pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
+    let claim = house::claim(&root.dir)?;
+    let signals = Signals::listen().map_err(Error::System)?;
+    let receiver = match &root.receiver {
+        Some(settings) => Some(Receiver::start(settings).await?),
+        None => None,
+    };
+    let (house, before) = House::open(claim, &root)?;
+    let host = house.host(&root)?;
+    let state_dir = root.dir.join("state");
+    let control = control::bind(&state_dir).map_err(|error| Error::Disk {
+        path: state_dir.clone(),
+        error,
+    })?;
+    let route = Route::to(house::output_names(&root));
+    let (supervisor, first) = Supervisor::new(Start {
+        mode,
+        state_dir,
+        max_concurrent: root.max_concurrent_runs,
+        stop_timeout: root.stop_timeout,
+        pasts: before.pasts,
+        open: before.open,
+        seed: house::random() as u32,
+    });
+    let (spool, changes) = watch(&root).map_err(Error::System)?;
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let control = tokio::spawn(control.serve(questions));
+    tracing::info!(root = %root.dir.display(), version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "spoolbeat has started");
+    let sources = Sources {
+        signals,
+        spool,
+        changes,
+        asked,
+    };
+    let driver = Driver::new(supervisor, house, host, route);
+    let (exit, house) = driver.drive(first, sources).await;
+    control.abort();
+    // Ends with the cancellation that was just asked for; its socket goes with it, before the lock.
+    drop(control.await);
+    if let Some(receiver) = receiver {
+        receiver.stop().await;
+    }
+    tracing::info!(exit = exit.name(), "spoolbeat leaves");
+    house.leave();
+    Ok(exit)
+}
+
+/// Starts to look at `jobs/`.
+fn watch(root: &config::Root) -> io::Result<(Spool, mpsc::Receiver<Change>)> {
+    let settings = spool::Settings {
+        jobs: root.dir.join("jobs"),
+        state: root.dir.join("state"),
+        settle: root.settle,
+        rescan: root.rescan,
+        daemon: files::own_uid()?,
+    };
+    let checks = spool::Checks {
+        defaults: root.defaults.clone(),
+        outputs: house::output_names(root),
+    };
+    spool::start(settings, checks, Arc::new(OsDisk))
+}

@@ -1,0 +1,112 @@
+//! The outputs as the daemon sees them: started, asked how they are, waited for.
+//!
+//! Each works on its own cursor of the queue. Knows no window and no socket: that is `shipper`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::config;
+use crate::config::OutputKind;
+use crate::queue::Tap;
+use crate::shipper::View;
+use crate::shipper::driver::ship;
+use crate::status;
+
+/// One output's handle.
+#[derive(Debug)]
+struct Output {
+    name: String,
+    view: watch::Receiver<Option<View>>,
+}
+
+/// How the outputs are; outlives them.
+#[derive(Debug, Clone)]
+pub(super) struct Views(Arc<[Output]>);
+
+impl Views {
+    pub(super) fn status(&self) -> Vec<status::Output> {
+        self.0.iter().map(Output::status).collect()
+    }
+}
+
+/// All outputs, in the order of the configuration. Dropping it ends them where they are: what is
+/// not acknowledged is sent again by the next start.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    views: Views,
+    tasks: JoinSet<()>,
+    /// Up to which event they are to ship before they end.
+    stop: watch::Sender<Option<u64>>,
+}
+
+impl Outputs {
+    /// Starts a shipper for each output; `salt` spreads the retries of many daemons.
+    pub(super) fn start(configured: &[config::Output], taps: Vec<Tap>, salt: u64) -> Self {
+        let (stop, stopped) = watch::channel(None);
+        let mut taps: BTreeMap<String, Tap> = taps
+            .into_iter()
+            .map(|tap| (tap.output.clone(), tap))
+            .collect();
+        let mut tasks = JoinSet::new();
+        let mut list = Vec::new();
+        for output in configured {
+            let Some(tap) = taps.remove(&output.name) else {
+                continue;
+            };
+            let (views, view) = watch::channel(None);
+            let OutputKind::Lumberjack(settings) = &output.kind;
+            tasks.spawn(ship(tap, settings.clone(), salt, views, stopped.clone()));
+            let name = output.name.clone();
+            list.push(Output { name, view });
+        }
+        let views = Views(list.into());
+        Self { views, tasks, stop }
+    }
+
+    pub(super) fn views(&self) -> Views {
+        self.views.clone()
+    }
+
+    /// Waits until all of them have passed every event before `end`, at most `limit`; then ends
+    /// them. Returns how many events the one that is furthest behind has left.
+    pub(super) async fn drain(mut self, end: u64, limit: Duration) -> u64 {
+        self.stop.send_replace(Some(end));
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if clock::within(limit, all).await.is_some() {
+            return 0;
+        }
+        let outputs = self.views.status();
+        let left = outputs.iter().map(|output| output.waiting_events).max();
+        self.tasks.shutdown().await;
+        left.unwrap_or(0)
+    }
+}
+
+impl Output {
+    fn status(&self) -> status::Output {
+        let view = self.view.borrow().clone();
+        let Some(view) = view else {
+            return status::Output {
+                name: self.name.clone(),
+                state: "starting".to_owned(),
+                host: String::new(),
+                acked_events: 0,
+                waiting_events: 0,
+                last_error: None,
+            };
+        };
+        status::Output {
+            name: self.name.clone(),
+            state: view.state,
+            host: view.host,
+            acked_events: view.acked,
+            waiting_events: view.waiting,
+            last_error: view.last_error,
+        }
+    }
+}

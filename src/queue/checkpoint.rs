@@ -1,0 +1,123 @@
+//! Checkpoints: the ledger at a place in the log, so that recovery reads what came after, not all.
+//!
+//! Two are kept. One that cannot be read costs time, never events.
+
+use std::io;
+use std::path::Path;
+
+use byteorder::ByteOrder;
+use byteorder::LittleEndian;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::ledger::Ledger;
+use super::segment::Position;
+use crate::disk::Disk;
+use crate::disk::Replace;
+
+const MAGIC: [u8; 8] = *b"SPLBCKP\n";
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 16;
+
+/// Largest checkpoint that is read: 100,000 jobs with long names, several times over.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// The state of the queue at a place in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Which checkpoint this is; they count up.
+    pub id: u64,
+    /// How often the queue had been opened.
+    pub epoch: u32,
+    /// Where the log goes on from here.
+    pub at: Position,
+    /// What the records before that add up to.
+    pub ledger: Ledger,
+}
+
+impl Checkpoint {
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut out = vec![0; HEAD_BYTES];
+        serde_json::to_writer(&mut out, self)?;
+        out[0..8].copy_from_slice(&MAGIC);
+        LittleEndian::write_u32(&mut out[8..12], VERSION);
+        let crc = crc32fast::hash(&out[HEAD_BYTES..]);
+        LittleEndian::write_u32(&mut out[12..16], crc);
+        Ok(out)
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
+        let fits = head[0..8] == MAGIC
+            && LittleEndian::read_u32(&head[8..12]) == VERSION
+            && LittleEndian::read_u32(&head[12..16]) == crc32fast::hash(body);
+        if fits {
+            serde_json::from_slice(body).ok()
+        } else {
+            None
+        }
+    }
+
+    /// Writes it durably; returns its size in bytes.
+    ///
+    /// # Errors
+    /// What the disk said; the older checkpoints stay.
+    pub(crate) fn store(&self, disk: &dyn Disk, dir: &Path) -> io::Result<u64> {
+        let bytes = self.bytes()?;
+        disk.replace(&dir.join(file_name(self.id)), &bytes, Replace::Durable)?;
+        Ok(bytes.len() as u64)
+    }
+}
+
+fn file_name(id: u64) -> String {
+    format!("checkpoint-{id:016x}")
+}
+
+fn id_of(file_name: &str) -> Option<u64> {
+    let hex = file_name.strip_prefix("checkpoint-")?;
+    if hex.len() == 16 {
+        u64::from_str_radix(hex, 16).ok()
+    } else {
+        None
+    }
+}
+
+/// The readable checkpoints in `dir`, newest first.
+///
+/// # Errors
+/// What the disk said when the folder was listed.
+pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Checkpoint>> {
+    let mut ids: Vec<u64> = disk
+        .list(dir)?
+        .iter()
+        .filter_map(|entry| id_of(&entry.name))
+        .collect();
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    let mut found = Vec::new();
+    for id in ids {
+        match disk
+            .read(&dir.join(file_name(id)), BYTES_MAX)
+            .map(|bytes| Checkpoint::read(&bytes))
+        {
+            Ok(Some(checkpoint)) => found.push(checkpoint),
+            Ok(None) => {
+                tracing::warn!(checkpoint = id, "checkpoint is damaged and was passed over")
+            }
+            Err(error) => tracing::warn!(checkpoint = id, %error, "checkpoint could not be read"),
+        }
+    }
+    Ok(found)
+}
+
+/// Removes all checkpoints older than `oldest`.
+///
+/// # Errors
+/// What the disk said.
+pub(crate) fn prune(disk: &dyn Disk, dir: &Path, oldest: u64) -> io::Result<()> {
+    for entry in disk.list(dir)? {
+        if id_of(&entry.name).is_some_and(|id| id < oldest) {
+            disk.remove(&dir.join(&entry.name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Cursors: how far an output is. One file each, of two slots of 512 bytes.
+//!
+//! A cursor never moves back, and past an event only with a disposition. A slot that was synced is
+//! left alone until the other one is synced too, so a torn write never costs both.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use byteorder::ByteOrder;
+use byteorder::LittleEndian;
+
+use super::segment::Position;
+use crate::disk::Disk;
+use crate::disk::DiskFile;
+use crate::disk::Open;
+
+const MAGIC: [u8; 4] = *b"SPC1";
+const SLOT_BYTES: usize = 512;
+const USED_BYTES: usize = 96;
+
+/// How an output passed events. Only the first two let a source be cleaned up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Passed {
+    /// The peer acknowledged them.
+    pub acked: u64,
+    /// They were for other outputs.
+    pub not_mine: u64,
+    /// Their record could not be read any more.
+    pub damaged: u64,
+}
+
+impl Passed {
+    /// All together.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.acked + self.not_mine + self.damaged
+    }
+}
+
+/// How far an output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// The record it is in, or where the next one will begin.
+    pub at: Position,
+    /// Events of that record that are passed.
+    pub done: u32,
+    /// Number of the next event it has to pass.
+    pub seq: u64,
+    /// Number of the first event that it had to pass.
+    pub born: u64,
+    /// How it passed the events between.
+    pub passed: Passed,
+}
+
+/// The file that an output's cursor lives in.
+#[derive(Debug)]
+pub struct CursorFile {
+    file: Arc<dyn DiskFile>,
+    generation: u64,
+    slot: u64,
+}
+
+/// What a cursor's file said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// So far the output was.
+    Cursor(Cursor),
+    /// There was no file: the output is new.
+    Missing,
+    /// Neither slot can be read: everything that is kept has to be sent again.
+    Damaged,
+}
+
+impl CursorFile {
+    /// Opens the cursor of `output`, making its file when it is missing.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn open(disk: &dyn Disk, dir: &Path, output: &str) -> io::Result<(Self, Stored)> {
+        let path = path(dir, output);
+        let file = match disk.open(&path, Open::Write) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = disk.open(&path, Open::CreateNew)?;
+                disk.sync_dir(dir)?;
+                return Ok((
+                    Self {
+                        file,
+                        generation: 0,
+                        slot: 0,
+                    },
+                    Stored::Missing,
+                ));
+            }
+            Err(error) => return Err(error),
+        };
+        // The newest slot may have been written but not synced by the daemon before.
+        file.sync()?;
+        match newest_slot(&*file)? {
+            Some((slot, generation, cursor)) => Ok((
+                Self {
+                    file,
+                    generation,
+                    slot: 1 - slot,
+                },
+                Stored::Cursor(cursor),
+            )),
+            None => {
+                let stored = if file.size()? == 0 {
+                    Stored::Missing
+                } else {
+                    Stored::Damaged
+                };
+                Ok((
+                    Self {
+                        file,
+                        generation: 0,
+                        slot: 0,
+                    },
+                    stored,
+                ))
+            }
+        }
+    }
+
+    /// Writes `cursor`; it survives the death of this process, not yet a power cut.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn store(&mut self, cursor: &Cursor) -> io::Result<()> {
+        self.generation += 1;
+        let bytes = write_slot(self.generation, cursor);
+        self.file.write_at(self.slot * SLOT_BYTES as u64, &bytes)
+    }
+
+    /// Makes what was stored durable.
+    ///
+    /// # Errors
+    /// What the disk said; the slot that was durable before still is.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        self.slot = 1 - self.slot;
+        Ok(())
+    }
+}
+
+/// Where the cursor of `output` lies.
+#[must_use]
+pub fn path(dir: &Path, output: &str) -> PathBuf {
+    dir.join(format!("cursor-{output}"))
+}
+
+/// Reads a cursor without touching it; `None` when there is none.
+///
+/// # Errors
+/// What the disk said.
+pub fn peek(disk: &dyn Disk, dir: &Path, output: &str) -> io::Result<Option<Cursor>> {
+    match disk.open(&path(dir, output), Open::Read) {
+        Ok(file) => Ok(newest_slot(&*file)?.map(|(_, _, cursor)| cursor)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn newest_slot(file: &dyn DiskFile) -> io::Result<Option<(u64, u64, Cursor)>> {
+    let mut newest: Option<(u64, u64, Cursor)> = None;
+    for slot in 0..2 {
+        let mut bytes = [0; SLOT_BYTES];
+        let read = file.read_at(slot * SLOT_BYTES as u64, &mut bytes)?;
+        if let Some((generation, cursor)) = read_slot(&bytes[..read])
+            && newest.is_none_or(|(_, other, _)| generation > other)
+        {
+            newest = Some((slot, generation, cursor));
+        }
+    }
+    Ok(newest)
+}
+
+fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
+    let mut out = [0; SLOT_BYTES];
+    out[0..4].copy_from_slice(&MAGIC);
+    LittleEndian::write_u64(&mut out[8..16], generation);
+    LittleEndian::write_u64(&mut out[16..24], cursor.at.segment);
+    LittleEndian::write_u64(&mut out[24..32], cursor.at.offset);
+    LittleEndian::write_u32(&mut out[32..36], cursor.done);
+    LittleEndian::write_u64(&mut out[40..48], cursor.seq);
+    LittleEndian::write_u64(&mut out[48..56], cursor.born);
+    LittleEndian::write_u64(&mut out[56..64], cursor.passed.acked);
+    LittleEndian::write_u64(&mut out[64..72], cursor.passed.not_mine);
+    LittleEndian::write_u64(&mut out[72..80], cursor.passed.damaged);
+    let crc = crc32fast::hash(&out[8..USED_BYTES]);
+    LittleEndian::write_u32(&mut out[4..8], crc);
+    out
+}
+
+fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
+    let bytes = bytes.get(..USED_BYTES)?;
+    if bytes[0..4] != MAGIC || LittleEndian::read_u32(&bytes[4..8]) != crc32fast::hash(&bytes[8..])
+    {
+        return None;
+    }
+    let at = |offset: usize| LittleEndian::read_u64(&bytes[offset..]);
+    let cursor = Cursor {
+        at: Position {
+            segment: at(16),
+            offset: at(24),
+        },
+        done: LittleEndian::read_u32(&bytes[32..36]),
+        seq: at(40),
+        born: at(48),
+        passed: Passed {
+            acked: at(56),
+            not_mine: at(64),
+            damaged: at(72),
+        },
+    };
+    Some((at(8), cursor))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::disk::mem::MemDisk;
+
+    fn cursor(seq: u64) -> Cursor {
+        Cursor {
+            at: Position {
+                segment: 3,
+                offset: seq * 10,
+            },
+            done: 1,
+            seq,
+            born: 1,
+            passed: Passed {
+                acked: seq,
+                not_mine: 2,
+                damaged: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn a_power_cut_never_costs_a_synced_cursor() {
+        let disk = MemDisk::default();
+        let dir = Path::new("/q");
+        disk.make_dir(dir).unwrap();
+        let (mut file, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        assert_eq!(stored, Stored::Missing);
+        file.store(&cursor(1)).unwrap();
+        file.sync().unwrap();
+        for seq in 2..20 {
+            file.store(&cursor(seq)).unwrap();
+            if seq % 3 == 0 {
+                file.sync().unwrap();
+            }
+            let synced = seq / 3 * 3;
+            for kept in 0..=SLOT_BYTES {
+                let after = disk.crash(kept);
+                let found = peek(&after, dir, "out").unwrap().unwrap();
+                assert!(
+                    found.seq >= synced.max(1) && found.seq <= seq,
+                    "{found:?} after {seq}, kept {kept}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn two_damaged_slots_are_told_apart_from_a_new_output() {
+        let disk = MemDisk::default();
+        let dir = Path::new("/q");
+        disk.make_dir(dir).unwrap();
+        let (mut file, _) = CursorFile::open(&disk, dir, "out").unwrap();
+        file.store(&cursor(5)).unwrap();
+        let (_, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        assert_eq!(stored, Stored::Cursor(cursor(5)));
+        disk.open(&path(dir, "out"), Open::Write)
+            .unwrap()
+            .write_at(0, &[0; 1024])
+            .unwrap();
+        let (_, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        assert_eq!(stored, Stored::Damaged);
+    }
+}

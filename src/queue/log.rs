@@ -1,0 +1,229 @@
+//! Reading the log forward, record by record, over damage.
+//!
+//! Used by recovery, by every output and by the commands that look at a queue. Only reads; what a
+//! damaged span means is its caller's business, who sees it as a jump in record and event numbers.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::record;
+use super::record::Header;
+use super::segment;
+use super::segment::BadHead;
+use super::segment::Head;
+use super::segment::Position;
+use crate::disk::Disk;
+use crate::disk::DiskFile;
+use crate::disk::Open;
+
+/// How much of a damaged segment is looked through at a time.
+const RESYNC_BYTES: usize = 1 << 20;
+
+/// A record that was found; its body is not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its header, whose checksum fits.
+    pub header: Header,
+    /// Where it lies.
+    pub at: Position,
+    /// Where the next one may begin.
+    pub next: Position,
+}
+
+/// A forward reader.
+#[derive(Debug)]
+pub struct LogReader {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    at: Position,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    id: u64,
+    file: Arc<dyn DiskFile>,
+    /// Number from which records are void; known once the segment is sealed.
+    void_from: Option<u64>,
+}
+
+impl LogReader {
+    /// A reader of the queue folder `dir` that begins at `at`.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, at: Position) -> Self {
+        Self {
+            disk,
+            dir: dir.to_path_buf(),
+            at,
+            current: None,
+        }
+    }
+
+    /// Where the next look begins.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Goes to `at`.
+    pub fn seek(&mut self, at: Position) {
+        self.at = at;
+    }
+
+    /// The next record before `end`; `None` when there is none. Damaged spans are stepped over.
+    ///
+    /// # Errors
+    /// What the disk said; the reader stays where it was.
+    pub fn next(&mut self, end: Position) -> io::Result<Option<Found>> {
+        while self.at < end {
+            if !self.enter(end)? {
+                continue;
+            }
+            let Some(current) = &self.current else {
+                return Ok(None);
+            };
+            let limit = if self.at.segment == end.segment {
+                end.offset
+            } else {
+                current.file.size()?
+            };
+            let found = find(current.id, &*current.file, self.at.offset, limit)?;
+            let found = found
+                .filter(|(header, _)| current.void_from.is_none_or(|from| header.number < from));
+            if let Some((header, offset)) = found {
+                let at = Position {
+                    segment: self.at.segment,
+                    offset,
+                };
+                let next = Position {
+                    offset: offset + header.record_bytes(),
+                    ..at
+                };
+                self.at = next;
+                return Ok(Some(Found { header, at, next }));
+            }
+            if self.at.segment == end.segment {
+                self.at = end;
+                return Ok(None);
+            }
+            self.at = Position {
+                segment: self.at.segment + 1,
+                offset: 0,
+            };
+        }
+        Ok(None)
+    }
+
+    /// The body of a record, `None` when its checksum does not fit.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn body(&mut self, found: &Found) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; found.header.body_bytes as usize];
+        let Some(current) = self
+            .current
+            .as_ref()
+            .filter(|current| current.id == found.at.segment)
+        else {
+            return Ok(None);
+        };
+        let read = current
+            .file
+            .read_at(found.at.offset + record::HEADER_BYTES as u64, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(found.header.fits(found.at.segment, &bytes).then_some(bytes))
+    }
+
+    /// Opens the segment of `self.at`, or moves on to the next one that is there: `false` then.
+    fn enter(&mut self, end: Position) -> io::Result<bool> {
+        let id = self.at.segment;
+        if self.current.as_ref().is_none_or(|current| current.id != id) {
+            let path = self.dir.join(segment::file_name(id));
+            match self.disk.open(&path, Open::Read) {
+                Ok(file) => {
+                    self.current = Some(Current {
+                        id,
+                        file,
+                        void_from: None,
+                    })
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let next = first_segment(&*self.disk, &self.dir, id + 1)?;
+                    let segment = next.filter(|next| *next <= end.segment);
+                    self.at = segment.map_or(end, |segment| Position { segment, offset: 0 });
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.at.offset = self.at.offset.max(segment::HEAD_BYTES as u64);
+        if id < end.segment
+            && let Some(current) = self
+                .current
+                .as_mut()
+                .filter(|current| current.void_from.is_none())
+        {
+            let next = first_segment(&*self.disk, &self.dir, id + 1)?;
+            let head = next
+                .map(|next| read_head(&*self.disk, &self.dir, next))
+                .transpose()?;
+            current.void_from = match head {
+                Some(Ok(head)) => Some(head.first_number),
+                _ => Some(u64::MAX),
+            };
+        }
+        Ok(true)
+    }
+}
+
+/// The lowest segment id in `dir` that is at least `from`.
+pub(crate) fn first_segment(disk: &dyn Disk, dir: &Path, from: u64) -> io::Result<Option<u64>> {
+    let ids = disk
+        .list(dir)?
+        .into_iter()
+        .filter_map(|entry| segment::id_of(&entry.name));
+    Ok(ids.filter(|id| *id >= from).min())
+}
+
+/// Reads the header of a segment's file.
+pub(crate) fn read_head(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Result<Head, BadHead>> {
+    let file = disk.open(&dir.join(segment::file_name(id)), Open::Read)?;
+    let mut bytes = [0; segment::HEAD_BYTES];
+    let read = file.read_at(0, &mut bytes)?;
+    Ok(Head::read(id, &bytes[..read]))
+}
+
+/// The first record of a segment that begins at or behind `from` and ends before `limit`.
+fn find(id: u64, file: &dyn DiskFile, from: u64, limit: u64) -> io::Result<Option<(Header, u64)>> {
+    if let Some(header) = header_at(id, file, from, limit)? {
+        return Ok(Some((header, from)));
+    }
+    let mut at = from + 1;
+    let mut chunk = vec![0; RESYNC_BYTES];
+    while at + record::HEADER_BYTES as u64 <= limit {
+        let want = usize::try_from(limit - at)
+            .unwrap_or(RESYNC_BYTES)
+            .min(RESYNC_BYTES);
+        let read = file.read_at(at, &mut chunk[..want])?;
+        if read < record::MAGIC.len() {
+            break;
+        }
+        for hit in memchr::memmem::find_iter(&chunk[..read], &record::MAGIC) {
+            let offset = at + hit as u64;
+            if let Some(header) = header_at(id, file, offset, limit)? {
+                return Ok(Some((header, offset)));
+            }
+        }
+        at += (read + 1 - record::MAGIC.len()) as u64;
+    }
+    Ok(None)
+}
+
+fn header_at(id: u64, file: &dyn DiskFile, at: u64, limit: u64) -> io::Result<Option<Header>> {
+    let mut bytes = [0; record::HEADER_BYTES];
+    let read = file.read_at(at, &mut bytes)?;
+    let header = Header::read(id, &bytes[..read]);
+    Ok(header.filter(|header| at + header.record_bytes() <= limit))
+}

@@ -1,0 +1,337 @@
+//! The queue's promises, with a disk whose power can be cut.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::fact::Counters;
+use super::fact::Fact;
+use super::fact::Part;
+use super::fact::Portion;
+use super::log::LogReader;
+use super::record::Body;
+use super::record::Draft;
+use super::segment::Position;
+use super::writer::AppendError;
+use super::writer::Pressure;
+use super::writer::Writer;
+use super::*;
+use crate::disk::Disk;
+use crate::disk::Open;
+use crate::disk::mem::Fault;
+use crate::disk::mem::MemDisk;
+use crate::event::Frames;
+use crate::event::Route;
+use crate::event::RunId;
+use crate::event::Stream;
+use crate::run::Outcome;
+use crate::run::Trigger;
+use crate::units::Timestamp;
+
+const DIR: &str = "/q";
+
+fn settings() -> Settings {
+    Settings {
+        max_bytes: 16 << 20,
+        retain_age: Duration::from_secs(3600),
+        retain_bytes: 0,
+        durability: Durability::Sync,
+        batch_events: 2048,
+        batch_bytes: 1 << 20,
+        flush: Duration::from_millis(100),
+        compression_level: 3,
+    }
+}
+
+fn portion(first: u64, count: u64, bytes: usize) -> Portion {
+    let mut frames = Frames::default();
+    for n in first..first + count {
+        frames.push(|out| {
+            out.extend_from_slice(format!("{{\"n\":{n},\"pad\":\"").as_bytes());
+            // Hard to deflate, so that segments fill.
+            let mut x = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            for _ in 0..bytes {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                out.push(b'a' + (x % 26) as u8);
+            }
+            out.extend_from_slice(b"\"}");
+        });
+    }
+    Portion {
+        route: Route::to(vec!["out".into()]),
+        parts: vec![Part {
+            job: "job".into(),
+            stream: Stream::Stdout,
+            count: count as u32,
+            first: Timestamp(1),
+            last: Timestamp(1),
+        }],
+        frames,
+        facts: Vec::new(),
+        counters: Counters {
+            framed: count,
+            ..Counters::default()
+        },
+    }
+}
+
+fn draft(portion: Portion) -> Draft {
+    let mut batch = Batch::default();
+    batch.add(portion);
+    batch.close(3)
+}
+
+fn open(disk: &MemDisk) -> Writer {
+    Writer::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        settings(),
+        Timestamp(1_000),
+    )
+    .unwrap()
+    .0
+}
+
+/// The `n` of every event in the log, in order.
+fn events(disk: &MemDisk, writer: &Writer) -> Vec<u64> {
+    let mut reader = LogReader::new(Arc::new(disk.clone()), Path::new(DIR), Position::default());
+    let mut found = Vec::new();
+    while let Some(record) = reader.next(writer.durable_end()).unwrap() {
+        let Some(body) = reader.body(&record).unwrap() else {
+            continue;
+        };
+        let body = Body::read(&body).unwrap();
+        let stored = record::StoredEvents {
+            bytes: body.events,
+            count: record.header.count,
+            raw_bytes: record.header.raw_bytes,
+            zlib: record.header.zlib,
+        };
+        for payload in stored.frames().unwrap().payloads() {
+            let event: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            found.push(event["n"].as_u64().unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn what_was_captured_survives_a_power_cut_at_every_byte_of_the_next_record() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 10, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    writer
+        .append(&draft(portion(10, 5, 20)), Timestamp(1))
+        .unwrap();
+    let unsynced = draft(portion(10, 5, 20)).record().unwrap().len();
+    for kept in 0..=unsynced {
+        let after = disk.crash(kept);
+        let writer = open(&after);
+        let found = events(&after, &writer);
+        let expected: Vec<u64> = if kept == unsynced {
+            (0..15).collect()
+        } else {
+            (0..10).collect()
+        };
+        assert_eq!(found, expected, "{kept} bytes of {unsynced} survived");
+        let ledger = writer.ledger();
+        assert_eq!(locked(&ledger).counters.framed, expected.len() as u64);
+        assert_eq!(locked(&ledger).queued(), expected.len() as u64);
+        // A second crash right after recovery changes nothing.
+        let again = after.crash(0);
+        let writer = open(&again);
+        assert_eq!(events(&again, &writer), expected);
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_the_segment_and_loses_nothing() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 3, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    let before = writer.durable_end();
+    writer
+        .append(&draft(portion(3, 3, 20)), Timestamp(1))
+        .unwrap();
+    disk.fail(Fault::NextSync);
+    writer.commit(Timestamp(1)).unwrap();
+    assert_eq!(
+        writer.durable_end().segment,
+        before.segment + 1,
+        "the tail went to a new segment"
+    );
+    let after = disk.crash(0);
+    let writer = open(&after);
+    assert_eq!(events(&after, &writer), (0..6).collect::<Vec<_>>());
+    assert_eq!(locked(&writer.ledger()).counters.framed, 6);
+}
+
+#[test]
+fn a_full_disk_stops_and_goes_on_by_itself() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 3, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    disk.fail(Fault::WritesFull);
+    for _ in 0..3 {
+        assert!(matches!(
+            writer.append(&draft(portion(3, 3, 20)), Timestamp(1)),
+            Err(AppendError::Disk(_))
+        ));
+    }
+    disk.fail(Fault::None);
+    writer
+        .append(&draft(portion(3, 3, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    assert_eq!(events(&disk, &writer), (0..6).collect::<Vec<_>>());
+}
+
+#[test]
+fn events_stop_at_the_limit_and_run_ends_still_find_room() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    let mut next = 0;
+    loop {
+        match writer.append(&draft(portion(next, 100, 4000)), Timestamp(1)) {
+            Ok(_) => next += 100,
+            Err(AppendError::Full) => break,
+            Err(other) => panic!("{other}"),
+        }
+        writer.commit(Timestamp(1)).unwrap();
+    }
+    assert!(writer.total_bytes() <= settings().max_bytes);
+    let mut end = portion(next, 1, 10);
+    end.facts.push(Fact::Ended {
+        job: "job".into(),
+        run: RunId::from_text("r"),
+        generation: "g".into(),
+        outcome: Outcome::Success,
+        started_at: 1,
+        at: 2,
+    });
+    writer.append(&draft(end), Timestamp(1)).unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    // Outputs have passed half: their segments go, and events flow again.
+    let passed = Position {
+        segment: writer.durable_end().segment / 2,
+        offset: 0,
+    };
+    writer
+        .tidy(passed, Pressure::Pressed, Timestamp(1))
+        .unwrap();
+    writer
+        .append(&draft(portion(next + 1, 100, 4000)), Timestamp(1))
+        .unwrap();
+}
+
+#[test]
+fn segments_behind_every_cursor_go_and_a_restart_still_knows_the_past() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    let mut fired = portion(0, 1, 10);
+    fired.facts.push(Fact::Fired {
+        job: "job".into(),
+        run: RunId::from_text("open"),
+        generation: "g".into(),
+        trigger: Trigger::Schedule,
+        scheduled_at: Some(42),
+        at: 43,
+    });
+    writer.append(&draft(fired), Timestamp(1)).unwrap();
+    for n in 0..40 {
+        writer
+            .append(&draft(portion(1 + n * 100, 100, 2000)), Timestamp(1))
+            .unwrap();
+        writer.commit(Timestamp(1)).unwrap();
+        writer
+            .tidy(writer.durable_end(), Pressure::None, Timestamp(1))
+            .unwrap();
+    }
+    assert!(
+        writer.segments() <= 2,
+        "{} segments are left",
+        writer.segments()
+    );
+    let after = disk.crash(0);
+    let writer = open(&after);
+    let ledger = writer.ledger();
+    let ledger = locked(&ledger);
+    assert_eq!(ledger.queued(), 4001);
+    assert_eq!(ledger.jobs["job"].captured, 4001);
+    assert_eq!(ledger.jobs["job"].last_fire, Some(42));
+    assert_eq!(ledger.open.len(), 1, "the run without an end is known");
+}
+
+#[test]
+fn a_flipped_bit_costs_its_record_and_nothing_else() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    for n in 0..5 {
+        writer
+            .append(&draft(portion(n * 2, 2, 10)), Timestamp(1))
+            .unwrap();
+    }
+    writer.commit(Timestamp(1)).unwrap();
+    let segment = disk
+        .open(&Path::new(DIR).join("0000000000000001.seg"), Open::Write)
+        .unwrap();
+    let size = segment.size().unwrap();
+    let mut survivors = std::collections::BTreeMap::new();
+    for bit in (segment::HEAD_BYTES as u64 * 8)..size * 8 {
+        let mut byte = [0];
+        segment.read_at(bit / 8, &mut byte).unwrap();
+        let flipped = [byte[0] ^ (1 << (bit % 8))];
+        segment.write_at(bit / 8, &flipped).unwrap();
+        let found = events(&disk, &writer);
+        assert_eq!(
+            found.len(),
+            8,
+            "bit {bit} cost more than its record: {found:?}"
+        );
+        *survivors.entry(found).or_insert(0) += 1;
+        segment.write_at(bit / 8, &byte).unwrap();
+    }
+    assert_eq!(survivors.len(), 5, "each record was hit");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let disk = MemDisk::default();
+    let writer = open(&disk);
+    drop(writer);
+    let path = Path::new(DIR).join("0000000000000001.seg");
+    let segment = disk.open(&path, Open::Write).unwrap();
+    let mut head = [0; segment::HEAD_BYTES];
+    segment.read_at(0, &mut head).unwrap();
+    head[8] = 9;
+    let crc = crc32fast::hash(&head[..48]);
+    head[48..52].copy_from_slice(&crc.to_le_bytes());
+    segment.write_at(0, &head).unwrap();
+    let before = disk.list(Path::new(DIR)).unwrap();
+    let refused = Writer::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        settings(),
+        Timestamp(1),
+    )
+    .unwrap_err();
+    assert!(
+        refused.to_string().contains("newer version (format 9)"),
+        "{refused}"
+    );
+    assert_eq!(disk.list(Path::new(DIR)).unwrap(), before);
+}

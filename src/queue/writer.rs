@@ -1,0 +1,549 @@
+//! The queue's writer: appends records, makes them durable, lets go of what is no longer needed.
+//!
+//! A step machine over [`Disk`]: it owns no thread, reads no clock and never waits. Durable before
+//! "captured": only what [`Writer::commit`] returned counts. After a failed sync the segment is
+//! never trusted again; the unconfirmed tail is written to a new one. Cursors are durable before
+//! anything is removed. Must never know outputs' protocols or what an event says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use super::Settings;
+use super::checkpoint;
+use super::checkpoint::Checkpoint;
+use super::fact::Counters;
+use super::fact::Fact;
+use super::fact::Part;
+use super::ledger::Ledger;
+use super::locked;
+use super::record;
+use super::record::Draft;
+use super::record::Header;
+use super::recover;
+use super::recover::OpenError;
+use super::segment;
+use super::segment::Head;
+use super::segment::Position;
+use crate::disk::Disk;
+use crate::disk::DiskFile;
+use crate::disk::Open;
+use crate::units::Timestamp;
+
+/// Smallest and largest segment; between them it is a 16th of the queue, so that space comes back in small steps.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Name of the file whose blocks are given up for run ends and fires when the disk is full.
+const RESERVE: &str = "reserve";
+
+/// Why a draft was not appended. Nothing of it counts.
+#[derive(Debug)]
+pub enum AppendError {
+    /// The queue's own limit is reached: wait until outputs have moved on.
+    Full,
+    /// The disk refuses: wait and try again.
+    Disk(io::Error),
+    /// It can never be appended.
+    Impossible(String),
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the queue has reached [queue] max_bytes"),
+            Self::Disk(error) => write!(f, "the queue's disk refuses: {error}"),
+            Self::Impossible(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A record that is written but not yet durable.
+#[derive(Debug)]
+struct Pending {
+    bytes: Vec<u8>,
+    header: Header,
+    parts: Vec<Part>,
+    facts: Vec<Fact>,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Active {
+    id: u64,
+    file: Arc<dyn DiskFile>,
+    /// End of what is written.
+    end: u64,
+    /// End of what is durable.
+    synced: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sealed {
+    bytes: u64,
+    at: Timestamp,
+}
+
+/// The writer's state.
+#[derive(Debug)]
+pub struct Writer {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    settings: Settings,
+    segment_bytes: u64,
+    epoch: u32,
+    active: Active,
+    sealed: BTreeMap<u64, Sealed>,
+    tail: Vec<Pending>,
+    next_seq: u64,
+    next_number: u64,
+    ledger: Arc<Mutex<Ledger>>,
+    checkpoint_id: u64,
+    checkpoint_bytes: u64,
+    newest_checkpoint: Position,
+    older_checkpoint: Position,
+    since_checkpoint: u64,
+    reserve: Reserve,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reserve {
+    Held,
+    Given,
+}
+
+/// What was found when the queue was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenReport {
+    /// Bytes of an unfinished record that were cut off.
+    pub torn_bytes: u64,
+    /// Records since the last checkpoint that could not be read.
+    pub damaged_records: u64,
+}
+
+impl Writer {
+    /// Opens the queue in `dir`, making it when it is missing. The caller holds the root's lock.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed then but a torn tail.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        settings: Settings,
+        now: Timestamp,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let found = recover::recover(&disk, dir)?;
+        let report = OpenReport {
+            torn_bytes: found.torn_bytes,
+            damaged_records: found.damaged_records,
+        };
+        let last = found.segments.last().map_or(0, |(last, _)| *last);
+        let id = if found.last_checkpoint == 0 {
+            last + 1
+        } else {
+            last.max(found.end.segment) + 1
+        };
+        let head = Head {
+            epoch: found.epoch + 1,
+            id,
+            first_seq: found.ledger.next_seq,
+            first_number: found.ledger.next_number,
+            created: now,
+        };
+        let at_dir = |error| OpenError::Disk {
+            path: dir.to_path_buf(),
+            error,
+        };
+        let active = create(&*disk, dir, head).map_err(at_dir)?;
+        let mut writer = Self {
+            segment_bytes: (settings.max_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+            epoch: head.epoch,
+            sealed: found
+                .segments
+                .iter()
+                .map(|(id, bytes)| {
+                    let at = found.created.get(&(id + 1)).copied().unwrap_or(now);
+                    (*id, Sealed { bytes: *bytes, at })
+                })
+                .collect(),
+            tail: Vec::new(),
+            next_seq: head.first_seq,
+            next_number: head.first_number,
+            ledger: Arc::new(Mutex::new(found.ledger)),
+            checkpoint_id: found.last_checkpoint,
+            checkpoint_bytes: 0,
+            newest_checkpoint: found.oldest_needed,
+            older_checkpoint: found.oldest_needed,
+            since_checkpoint: 0,
+            reserve: Reserve::Given,
+            disk,
+            dir: dir.to_path_buf(),
+            settings,
+            active,
+        };
+        writer.checkpoint().map_err(at_dir)?;
+        writer.take_reserve();
+        Ok((writer, report))
+    }
+
+    /// Appends a draft behind all others; durable and counted only after [`Writer::commit`].
+    /// Returns the number of its last event.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the log is as it was.
+    pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Result<u64, AppendError> {
+        let mut bytes = draft.record().map_err(AppendError::Impossible)?;
+        let vital = !draft.facts.is_empty();
+        let need = bytes.len() as u64;
+        // Events stop one segment short of the limit, so that fires and run ends always have room.
+        let limit = self.settings.max_bytes - if vital { 0 } else { self.segment_bytes };
+        if self.total_bytes() + need > limit {
+            return Err(AppendError::Full);
+        }
+        if self.active.end + need > self.segment_bytes
+            && self.active.end > segment::HEAD_BYTES as u64
+        {
+            let mut rotated = self.rotate(now);
+            if rotated.is_err() && vital && self.give_reserve() {
+                rotated = self.rotate(now);
+            }
+            rotated.map_err(AppendError::Disk)?;
+        }
+        let header = draft.header(self.next_number, self.next_seq, now);
+        record::seal(&mut bytes, self.active.id, header);
+        let mut written = self.active.file.write_at(self.active.end, &bytes);
+        if written.is_err() && vital && self.give_reserve() {
+            written = self.active.file.write_at(self.active.end, &bytes);
+        }
+        written.map_err(AppendError::Disk)?;
+        self.active.end += need;
+        self.since_checkpoint += need;
+        self.next_number += 1;
+        self.next_seq += u64::from(header.count);
+        self.tail.push(Pending {
+            bytes,
+            header,
+            parts: draft.parts.clone(),
+            facts: draft.facts.clone(),
+            counters: draft.counters,
+        });
+        Ok(self.next_seq - 1)
+    }
+
+    /// Makes everything appended durable: from now on it is captured.
+    ///
+    /// # Errors
+    /// What the disk said. Nothing more is captured then; call again later.
+    pub fn commit(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.tail.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.active.file.sync() {
+            tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not trusted again");
+            self.rewrite_tail(now)?;
+        }
+        self.active.synced = self.active.end;
+        self.fold_tail();
+        Ok(())
+    }
+
+    /// Counts everything appended as captured without waiting for the disk, for `durability = { interval }`.
+    pub fn trust_page_cache(&mut self) {
+        self.fold_tail();
+    }
+
+    /// Makes what [`Writer::trust_page_cache`] counted durable.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn sync(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.active.synced == self.active.end {
+            return Ok(());
+        }
+        if let Err(error) = self.active.file.sync() {
+            tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not written to again");
+            return self.rewrite_tail(now);
+        }
+        self.active.synced = self.active.end;
+        Ok(())
+    }
+
+    fn fold_tail(&mut self) {
+        let mut ledger = locked(&self.ledger);
+        for pending in self.tail.drain(..) {
+            let Header { number, seq, .. } = pending.header;
+            ledger.fold(
+                number,
+                seq,
+                &pending.parts,
+                &pending.facts,
+                &pending.counters,
+            );
+        }
+    }
+
+    /// Writes the unconfirmed records again, to a new segment.
+    fn rewrite_tail(&mut self, now: Timestamp) -> io::Result<()> {
+        let first = self.tail.first().map(|pending| pending.header);
+        let head = Head {
+            epoch: self.epoch,
+            id: self.active.id + 1,
+            first_seq: first.map_or(self.next_seq, |header| header.seq),
+            first_number: first.map_or(self.next_number, |header| header.number),
+            created: now,
+        };
+        let mut fresh = create_over(&*self.disk, &self.dir, head)?;
+        for pending in &mut self.tail {
+            record::seal(&mut pending.bytes, fresh.id, pending.header);
+            fresh.file.write_at(fresh.end, &pending.bytes)?;
+            fresh.end += pending.bytes.len() as u64;
+        }
+        fresh.file.sync()?;
+        fresh.synced = fresh.end;
+        // Readers know the records behind this place as void by the new segment's first number;
+        // cutting them off as well only saves them the look.
+        if let Err(error) = self.active.file.truncate(self.active.synced) {
+            tracing::warn!(segment = self.active.id, %error, "the untrusted tail could not be cut off");
+        }
+        self.sealed.insert(
+            self.active.id,
+            Sealed {
+                bytes: self.active.synced,
+                at: now,
+            },
+        );
+        self.active = fresh;
+        Ok(())
+    }
+
+    fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
+        self.commit(now)?;
+        self.sync(now)?;
+        let head = Head {
+            epoch: self.epoch,
+            id: self.active.id + 1,
+            first_seq: self.next_seq,
+            first_number: self.next_number,
+            created: now,
+        };
+        let fresh = create_over(&*self.disk, &self.dir, head)?;
+        self.sealed.insert(
+            self.active.id,
+            Sealed {
+                bytes: self.active.end,
+                at: now,
+            },
+        );
+        self.active = fresh;
+        Ok(())
+    }
+
+    /// Writes checkpoints when they are due and removes segments that nobody needs any more.
+    ///
+    /// `passed` is the lowest durable cursor of the outputs that hold the queue; `pressed` says that
+    /// an append is waiting for room.
+    ///
+    /// # Errors
+    /// What the disk said; try again later.
+    pub fn tidy(&mut self, passed: Position, pressed: Pressure, now: Timestamp) -> io::Result<()> {
+        if self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes) {
+            self.checkpoint()?;
+        }
+        let mut passed_bytes: u64 = self
+            .sealed
+            .range(..passed.segment)
+            .map(|(_, sealed)| sealed.bytes)
+            .sum();
+        while let Some((id, sealed)) = self.sealed.first_key_value() {
+            let (id, sealed) = (*id, *sealed);
+            let unwanted = pressed == Pressure::Pressed
+                || passed_bytes > self.settings.retain_bytes
+                || now.since(sealed.at) > self.settings.retain_age;
+            if id >= passed.segment || !unwanted {
+                break;
+            }
+            if id >= self.older_checkpoint.segment {
+                self.checkpoint()?;
+                if id >= self.older_checkpoint.segment {
+                    self.checkpoint()?;
+                }
+            }
+            match self.disk.remove(&self.dir.join(segment::file_name(id))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            self.sealed.remove(&id);
+            passed_bytes -= sealed.bytes;
+        }
+        if self.reserve == Reserve::Given {
+            self.take_reserve();
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of everything captured so far.
+    ///
+    /// # Errors
+    /// What the disk said; the older ones stay.
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        let at = self.durable_end();
+        let next = Checkpoint {
+            id: self.checkpoint_id + 1,
+            epoch: self.epoch,
+            at,
+            ledger: locked(&self.ledger).clone(),
+        };
+        self.checkpoint_bytes = next.store(&*self.disk, &self.dir)?;
+        checkpoint::prune(&*self.disk, &self.dir, self.checkpoint_id)?;
+        self.checkpoint_id = next.id;
+        self.older_checkpoint = self.newest_checkpoint;
+        self.newest_checkpoint = at;
+        self.since_checkpoint = 0;
+        Ok(())
+    }
+
+    /// The end of what is captured: outputs may read up to here.
+    #[must_use]
+    pub fn durable_end(&self) -> Position {
+        let uncounted: u64 = self
+            .tail
+            .iter()
+            .map(|pending| pending.bytes.len() as u64)
+            .sum();
+        Position {
+            segment: self.active.id,
+            offset: self.active.end - uncounted,
+        }
+    }
+
+    /// Where the oldest kept record lies, and the number of the first event from there.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn oldest(&self) -> io::Result<(Position, u64)> {
+        let Some(id) = self.sealed.keys().next().copied() else {
+            return Ok((self.durable_end(), self.next_seq));
+        };
+        let seq = log_first_seq(&*self.disk, &self.dir, id)?.unwrap_or(self.next_seq);
+        Ok((
+            Position {
+                segment: id,
+                offset: 0,
+            },
+            seq,
+        ))
+    }
+
+    /// What all captured records add up to; folded anew only by [`Writer::commit`] and its like.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
+        self.ledger.clone()
+    }
+
+    /// Number of the next captured event.
+    #[must_use]
+    pub fn captured_seq(&self) -> u64 {
+        self.tail
+            .first()
+            .map_or(self.next_seq, |pending| pending.header.seq)
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.sealed.values().map(|sealed| sealed.bytes).sum::<u64>() + self.active.end
+    }
+
+    /// Bytes that outputs have not passed yet, and how many there may be.
+    #[must_use]
+    pub fn held_bytes(&self, passed: Position) -> (u64, u64) {
+        let behind: u64 = self
+            .sealed
+            .range(passed.segment..)
+            .map(|(_, sealed)| sealed.bytes)
+            .sum();
+        let held = (behind + self.active.end).saturating_sub(passed.offset);
+        (held, self.settings.max_bytes - self.segment_bytes)
+    }
+
+    /// How many segments there are.
+    #[must_use]
+    pub fn segments(&self) -> u64 {
+        self.sealed.len() as u64 + 1
+    }
+
+    fn give_reserve(&mut self) -> bool {
+        let held = self.reserve == Reserve::Held;
+        if held {
+            self.reserve = Reserve::Given;
+            let removed = self.disk.remove(&self.dir.join(RESERVE));
+            tracing::warn!(
+                ?removed,
+                "the disk is full: the reserved segment is used for run ends and fires"
+            );
+        }
+        held
+    }
+
+    /// Sets a segment's worth of blocks aside; on a disk without room it stays given.
+    fn take_reserve(&mut self) {
+        let path = self.dir.join(RESERVE);
+        let take = || match self.disk.open(&path, Open::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self
+                .disk
+                .open(&path, Open::CreateNew)?
+                .reserve(self.segment_bytes),
+            Err(error) => Err(error),
+            Ok(file) => file.reserve(self.segment_bytes),
+        };
+        self.reserve = match take() {
+            Ok(()) => Reserve::Held,
+            Err(_) => Reserve::Given,
+        };
+    }
+}
+
+/// Whether something waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    /// Nothing waits.
+    None,
+    /// An append was refused as full.
+    Pressed,
+}
+
+fn log_first_seq(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Option<u64>> {
+    Ok(super::log::read_head(disk, dir, id)?
+        .ok()
+        .map(|head| head.first_seq))
+}
+
+/// Makes a segment whose file must not exist.
+fn create(disk: &dyn Disk, dir: &Path, head: Head) -> io::Result<Active> {
+    let file = disk.open(&dir.join(segment::file_name(head.id)), Open::CreateNew)?;
+    file.write_at(0, &head.write())?;
+    file.sync()?;
+    disk.sync_dir(dir)?;
+    let end = segment::HEAD_BYTES as u64;
+    Ok(Active {
+        id: head.id,
+        file,
+        end,
+        synced: end,
+    })
+}
+
+/// Makes a segment; one of that id that an earlier, failed attempt left is replaced.
+fn create_over(disk: &dyn Disk, dir: &Path, head: Head) -> io::Result<Active> {
+    match create(disk, dir, head) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove(&dir.join(segment::file_name(head.id)))?;
+            create(disk, dir, head)
+        }
+        other => other,
+    }
+}

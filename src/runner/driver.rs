@@ -1,0 +1,572 @@
+//! The loop of one run: waits for whatever comes next, tells the machine, does what it says.
+//!
+//! The only place of a run that waits. Must never decide an outcome or look into a line.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Ended;
+use super::Host;
+use super::Progress;
+use super::Spec;
+use crate::clock;
+use crate::clock::Tick;
+use crate::disk::Disk;
+use crate::disk::OsDisk;
+use crate::event::Seq;
+use crate::event::Stream;
+use crate::event::envelope::Labels;
+use crate::job::Capture;
+use crate::job::Format;
+use crate::process;
+use crate::process::Note;
+use crate::process::Watch;
+use crate::queue::Fact;
+use crate::queue::Refused;
+use crate::results;
+use crate::results::RunFiles;
+use crate::results::Started;
+use crate::run::Effect;
+use crate::run::Exit;
+use crate::run::Input;
+use crate::run::Order;
+use crate::run::Outcome;
+use crate::run::Run;
+use crate::runner::environment;
+use crate::runner::output::Output;
+use crate::runner::output::Ready;
+use crate::runner::uplink::Durable;
+use crate::runner::uplink::Uplink;
+use crate::source::gather::End;
+use crate::source::gather::Gather;
+use crate::source::gather::Lane;
+use crate::source::gather::Lanes;
+use crate::units::Timestamp;
+use crate::units::show_duration;
+
+/// How long the files of a result may lag behind what was printed.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// What ended a wait.
+enum Woke {
+    Order(Option<Order>),
+    Note(Note),
+    Time,
+    Captured(Result<Durable, Refused>),
+    Output(Ready),
+}
+
+/// Whether a timer goes on while the script's output waits for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Always,
+    WhileReading,
+}
+
+/// The machine's timer.
+#[derive(Debug, Clone, Copy)]
+struct Timer {
+    set: Tick,
+    at: Tick,
+    pace: Pace,
+    tells: Input,
+}
+
+/// The way a run ended, once the machine has said so.
+#[derive(Debug, Clone, Copy)]
+struct Finish {
+    outcome: Outcome,
+    exit: Option<Exit>,
+}
+
+/// What is said of a run's end.
+struct Ending {
+    at: Timestamp,
+    took: Duration,
+    outcome: Outcome,
+    exit: Option<Exit>,
+    reason: Option<String>,
+}
+
+/// One run.
+pub(super) struct Driver {
+    spec: Spec,
+    host: Arc<Host>,
+    orders: mpsc::Receiver<Order>,
+    orders_open: bool,
+    progress: Arc<Progress>,
+    machine: Run,
+    watch: Option<Watch>,
+    output: Output,
+    uplink: Uplink,
+    files: Option<RunFiles>,
+    timer: Option<Timer>,
+    /// Since when the script's output waits for us.
+    blocked_since: Option<Tick>,
+    /// When the result's files are due; `None` while nothing was printed since.
+    refresh_at: Option<Tick>,
+    started_at: Timestamp,
+    started: Tick,
+    pid: Option<u32>,
+    could_not: Option<String>,
+    refused: Option<Refused>,
+    captured: Option<Seq>,
+    finish: Option<Finish>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        spec: Spec,
+        host: Arc<Host>,
+        orders: mpsc::Receiver<Order>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let job = &spec.job;
+        let labels = Labels {
+            job: &job.name,
+            run: &spec.run,
+            generation: &job.generation,
+            trigger: spec.trigger.name(),
+            scheduled_at: spec.scheduled_at,
+            tags: &job.tags,
+            fields: &job.fields,
+        };
+        let lanes = Lanes {
+            stdout: lane(&job.stdout),
+            stderr: lane(&job.stderr),
+        };
+        let gather = Gather::new(
+            host.limits,
+            job.route.clone(),
+            &host.identity,
+            &labels,
+            lanes,
+        );
+        Self {
+            orders,
+            orders_open: true,
+            progress,
+            machine: Run::new(job.script.timeout, job.script.kill_grace),
+            watch: None,
+            output: Output::new(job, gather, host.pool.clone()),
+            uplink: Uplink::new(host.intake.clone()),
+            files: None,
+            timer: None,
+            blocked_since: None,
+            refresh_at: None,
+            started_at: clock::now(),
+            started: clock::tick(),
+            pid: None,
+            could_not: None,
+            refused: None,
+            captured: None,
+            finish: None,
+            spec,
+            host,
+        }
+    }
+
+    pub(super) async fn drive(mut self) -> Ended {
+        self.record_fire();
+        while self.finish.is_none() {
+            let woke = self.wake().await;
+            self.handle(woke);
+            self.forward();
+        }
+        self.end().await
+    }
+
+    /// Sends the fire and the start event up; the machine waits until they are durable.
+    fn record_fire(&mut self) {
+        let spec = &self.spec;
+        let fact = Fact::Fired {
+            job: spec.job.name.clone(),
+            run: spec.run.clone(),
+            generation: spec.job.generation.clone(),
+            trigger: spec.trigger,
+            scheduled_at: spec.scheduled_at.map(|at| at.0),
+            at: self.started_at.0,
+        };
+        let gather = self.output.gather();
+        gather.run_started(self.started_at, None);
+        let mut portion = gather.take();
+        portion.facts.push(fact);
+        self.uplink.push(portion, None);
+    }
+
+    async fn wake(&mut self) -> Woke {
+        let due = self.due();
+        let (orders, watch, output, uplink) = (
+            &mut self.orders,
+            &mut self.watch,
+            &mut self.output,
+            &mut self.uplink,
+        );
+        // Reading comes last: a script that prints without end must not keep the others waiting.
+        tokio::select! {
+            biased;
+            order = orders.recv(), if self.orders_open => Woke::Order(order),
+            note = next_note(watch) => Woke::Note(note),
+            () = sleep_until(due) => Woke::Time,
+            captured = uplink.captured() => Woke::Captured(captured),
+            ready = output.ready() => Woke::Output(ready),
+        }
+    }
+
+    /// When the next timer is due: the machine's, the hand-over's or the files'.
+    fn due(&self) -> Option<Tick> {
+        let timer = self
+            .timer
+            .filter(|timer| timer.pace == Pace::Always || self.blocked_since.is_none());
+        // A full uplink wakes by itself when the next hand-over is possible.
+        let hand_over = self
+            .output
+            .first_at()
+            .filter(|_| !self.uplink.is_full())
+            .map(|first| first.after(self.host.flush));
+        [timer.map(|timer| timer.at), hand_over, self.refresh_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn handle(&mut self, woke: Woke) {
+        match woke {
+            Woke::Order(Some(order)) => self.tell(Input::Order(order)),
+            Woke::Order(None) => self.orders_open = false,
+            Woke::Note(note) => self.noted(note),
+            Woke::Time => self.time_passed(),
+            Woke::Captured(Ok(durable)) => {
+                self.captured = Some(durable.seq);
+                let events = u64::from(durable.events);
+                self.progress.captured.fetch_add(events, Ordering::Relaxed);
+                // Of all portions only the first, the fire, means anything to the machine.
+                self.tell(Input::Recorded);
+            }
+            Woke::Captured(Err(refused)) => self.queue_refused(refused),
+            Woke::Output(Ready::Room) => {}
+            Woke::Output(Ready::Readable(stream)) => self.read(stream),
+        }
+    }
+
+    fn noted(&mut self, note: Note) {
+        match note {
+            Note::Started { pid } => {
+                self.pid = u32::try_from(pid).ok();
+                self.tell(Input::Started);
+            }
+            Note::CouldNotStart { reason } => {
+                self.could_not = Some(reason);
+                self.tell(Input::CouldNotStart);
+            }
+            Note::Exited(exit) => self.tell(Input::Exited(exit)),
+            Note::Gone { left } => {
+                self.watch = None;
+                if left > 0 {
+                    let (job, run) = (self.spec.job.name.as_str(), &self.spec.run);
+                    tracing::warn!(job, %run, left, "processes of the script cannot be killed");
+                }
+                self.tell(Input::Gone);
+            }
+        }
+    }
+
+    fn time_passed(&mut self) {
+        let now = clock::tick();
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh_at = None;
+            if let Some(files) = &mut self.files {
+                files.refresh(now);
+            }
+        }
+        let runs = |timer: &Timer| timer.pace == Pace::Always || self.blocked_since.is_none();
+        if let Some(timer) = self.timer.filter(|timer| timer.at <= now && runs(timer)) {
+            self.timer = None;
+            self.tell(timer.tells);
+        }
+    }
+
+    fn read(&mut self, stream: Stream) {
+        let now = clock::tick();
+        let (files, refresh_at) = (&mut self.files, &mut self.refresh_at);
+        let keep = |bytes: &[u8]| {
+            if let Some(files) = files {
+                files.output(stream, bytes, now);
+                refresh_at.get_or_insert(now.after(REFRESH));
+            }
+        };
+        if self.refused.is_some() {
+            // Nobody takes it any more, and the script is being killed.
+            self.output.skip(stream);
+        } else {
+            self.output
+                .read(stream, clock::now(), &mut self.uplink, keep);
+            self.progress.note(&self.output.gather().counts());
+        }
+    }
+
+    /// After anything happened: moves on what can move, and sees what that means.
+    fn forward(&mut self) {
+        if self.refused.is_none() {
+            self.output.go_on(&mut self.uplink);
+            let now = clock::tick();
+            let is_due = |first: Tick| first.after(self.host.flush) <= now;
+            if !self.uplink.is_full() && self.output.first_at().is_some_and(is_due) {
+                self.output.hand_over(&mut self.uplink, Vec::new());
+            }
+        }
+        self.keep_time();
+        if self.pid.is_some() && self.output.is_closed() {
+            self.tell(Input::PipesClosed);
+        }
+    }
+
+    /// Lets timers stand still while the script's output waits for us.
+    fn keep_time(&mut self) {
+        let now = clock::tick();
+        match (self.blocked_since, self.output.is_blocked()) {
+            (None, true) => self.blocked_since = Some(now),
+            (Some(since), false) => {
+                self.blocked_since = None;
+                if let Some(timer) = &mut self.timer
+                    && timer.pace == Pace::WhileReading
+                {
+                    timer.at = timer.at.after(now.since(since.max(timer.set)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The queue takes no more: what was gathered cannot become durable, so the script must not
+    /// go on printing.
+    fn queue_refused(&mut self, refused: Refused) {
+        let (job, run) = (self.spec.job.name.as_str(), &self.spec.run);
+        tracing::error!(job, %run, ?refused, "the queue takes no more: the run is ended and stays open");
+        self.refused = Some(refused);
+        self.output.discard();
+        self.uplink = Uplink::new(self.host.intake.clone());
+        self.tell(Input::Unrecorded);
+        self.tell(Input::Order(Order::Kill));
+    }
+
+    fn tell(&mut self, input: Input) {
+        for effect in self.machine.step(input) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn => self.spawn(),
+            Effect::Term => self.order(Order::Terminate),
+            Effect::Kill => self.order(Order::Kill),
+            Effect::StartTimeout(after) => {
+                self.set_timer(after, Pace::WhileReading, Input::Timeout)
+            }
+            Effect::StartGrace(after) => self.set_timer(after, Pace::Always, Input::GraceOver),
+            Effect::StartDrain(after) => {
+                self.set_timer(after, Pace::WhileReading, Input::GraceOver);
+            }
+            Effect::Finish(outcome, exit) => self.finish = Some(Finish { outcome, exit }),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(watch) = &self.watch {
+            watch.order(order);
+        }
+    }
+
+    fn set_timer(&mut self, after: Duration, pace: Pace, tells: Input) {
+        let set = clock::tick();
+        self.timer = Some(Timer {
+            set,
+            at: set.after(after),
+            pace,
+            tells,
+        });
+    }
+
+    fn spawn(&mut self) {
+        let spec = &self.spec;
+        self.files = self.host.results.as_ref().map(|results| {
+            results.start(&Started {
+                job: &spec.job.name,
+                run: &spec.run,
+                generation: &spec.job.generation,
+                trigger: spec.trigger,
+                scheduled_at: spec.scheduled_at,
+                at: self.started_at,
+            })
+        });
+        match self.start_script() {
+            Ok(watch) => self.watch = Some(watch),
+            Err(reason) => {
+                self.could_not = Some(reason);
+                self.tell(Input::CouldNotStart);
+            }
+        }
+    }
+
+    fn start_script(&mut self) -> Result<Watch, String> {
+        let state_dir = &self.spec.state_dir;
+        OsDisk.make_dir(state_dir).map_err(|error| {
+            format!("its folder {} cannot be made: {error}", state_dir.display())
+        })?;
+        let command = environment::command(
+            &self.spec,
+            self.started_at,
+            self.files.as_ref().map(RunFiles::dir),
+            &self.host.environment,
+        );
+        let child = process::spawn(&self.host.shim, command).map_err(|error| error.to_string())?;
+        self.output.open(child.stdout, child.stderr);
+        Ok(child.watch)
+    }
+
+    /// Brings the rest up, then the end; returns when that is durable.
+    async fn end(mut self) -> Ended {
+        // The shim ends with its socket, and whatever it could not kill with it.
+        self.watch = None;
+        let Finish { outcome, exit } = self.finish.expect("the loop ends with it");
+        while self.refused.is_none() && self.output.is_blocked() {
+            self.wait_for_queue().await;
+            self.output.go_on(&mut self.uplink);
+        }
+        let at = clock::now();
+        self.output.close_all(at);
+        self.progress.note(&self.output.gather().counts());
+        let ending = Ending {
+            at,
+            took: clock::tick().since(self.started),
+            outcome,
+            exit,
+            reason: self.reason(outcome, exit),
+        };
+        if self.refused.is_none() {
+            self.record_end(&ending);
+        }
+        while self.refused.is_none() && !self.uplink.is_empty() {
+            self.wait_for_queue().await;
+        }
+        if self.refused.is_none() {
+            self.write_result(&ending);
+        }
+        Ended {
+            run: self.spec.run,
+            job: self.spec.job,
+            outcome,
+            exit,
+            reason: ending.reason,
+            started_at: self.started_at,
+            at,
+        }
+    }
+
+    /// One wait of the run's end: for the queue, or for room.
+    async fn wait_for_queue(&mut self) {
+        let (output, uplink) = (&mut self.output, &mut self.uplink);
+        let woke = tokio::select! {
+            captured = uplink.captured() => Woke::Captured(captured),
+            () = output.wait_for_room() => Woke::Output(Ready::Room),
+        };
+        self.handle(woke);
+    }
+
+    /// Sends the end up, with what is gathered before it.
+    fn record_end(&mut self, ending: &Ending) {
+        let gather = self.output.gather();
+        if gather.is_full() {
+            self.output.hand_over(&mut self.uplink, Vec::new());
+        }
+        self.output.gather().run_ended(&End {
+            started_at: self.started_at,
+            at: ending.at,
+            took: ending.took,
+            outcome: ending.outcome,
+            exit: ending.exit,
+            pid: self.pid,
+            reason: ending.reason.as_deref(),
+        });
+        let fact = Fact::Ended {
+            job: self.spec.job.name.clone(),
+            run: self.spec.run.clone(),
+            generation: self.spec.job.generation.clone(),
+            outcome: ending.outcome,
+            started_at: self.started_at.0,
+            at: ending.at.0,
+        };
+        self.output.hand_over(&mut self.uplink, vec![fact]);
+    }
+
+    fn write_result(&mut self, ending: &Ending) {
+        let counts = self.output.gather().counts();
+        let Some(files) = self.files.take() else {
+            return;
+        };
+        let note = files.end(&results::Ended {
+            at: ending.at,
+            took: ending.took,
+            outcome: ending.outcome,
+            exit: ending.exit,
+            reason: ending.reason.as_deref(),
+            counts,
+            captured: self.captured,
+        });
+        if let Some(note) = note {
+            let (job, run) = (self.spec.job.name.as_str(), &self.spec.run);
+            tracing::warn!(job, %run, note, "the result is not complete");
+        }
+    }
+
+    /// Why a run ended as it did, in words.
+    fn reason(&self, outcome: Outcome, exit: Option<Exit>) -> Option<String> {
+        if self.refused.is_some() {
+            return Some("the queue takes no more".to_owned());
+        }
+        let words = match (outcome, exit) {
+            (Outcome::Success, _) => return None,
+            (Outcome::CouldNotStart, _) => self.could_not.clone()?,
+            (Outcome::TimedOut, _) => {
+                let timeout = self.spec.job.script.timeout.unwrap_or_default();
+                format!("ran longer than its timeout of {}", show_duration(timeout))
+            }
+            (_, Some(Exit::Code(code))) if outcome == Outcome::Failed => {
+                format!("exit code {code}")
+            }
+            (_, Some(Exit::Signal(signal))) if outcome == Outcome::Signalled => {
+                format!("ended by {}", process::signal_name(signal))
+            }
+            (Outcome::Interrupted, _) => "the daemon ended while it ran".to_owned(),
+            _ => "told to end".to_owned(),
+        };
+        Some(words)
+    }
+}
+
+fn lane(capture: &Capture) -> Lane {
+    match capture.format {
+        _ if !capture.events => Lane::Off,
+        Format::Text => Lane::Text,
+        Format::Json => Lane::Json,
+    }
+}
+
+async fn next_note(watch: &mut Option<Watch>) -> Note {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<Tick>) {
+    match due {
+        Some(at) => clock::sleep_until(at).await,
+        None => pending().await,
+    }
+}

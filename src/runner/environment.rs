@@ -1,0 +1,140 @@
+//! What a script is started with: program, arguments, environment, working directory.
+//!
+//! Pure: a run's facts in, a command out. The environment is clean: what is not written here or
+//! in the job does not reach the script. Must never start anything or look at files.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::job::Cwd;
+use crate::process::Command;
+use crate::runner::Spec;
+use crate::units::Timestamp;
+
+/// Where programs are looked up when the daemon itself has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Variables that scripts get from the daemon's own environment, if it has them.
+const PASSED_ALWAYS: [&str; 3] = ["USER", "HOME", "TZ"];
+
+/// Begins a reference to one of a run's own variables in `args` and `env`.
+const REFERENCE: &str = "${SPOOLBEAT_";
+
+/// The command of a run that starts at `started_at` and has its results in `result_dir`, where
+/// `daemon` is the daemon's own environment.
+pub(super) fn command(
+    spec: &Spec,
+    started_at: Timestamp,
+    result_dir: Option<&Path>,
+    daemon: &BTreeMap<OsString, OsString>,
+) -> Command {
+    let script = &spec.job.script;
+    let own = own_variables(spec, started_at, result_dir);
+    let file = spec.job.folder.join(&script.run);
+    let mut args: Vec<OsString> = Vec::new();
+    let program = match script.language.interpreter() {
+        Some((interpreter, flags)) => {
+            args.extend(flags.iter().map(OsString::from));
+            args.push(file.into());
+            interpreter.into()
+        }
+        None => file.into(),
+    };
+    args.extend(script.args.iter().map(|arg| filled(arg, &own).into()));
+    Command {
+        program,
+        args,
+        env: environment(spec, own, daemon),
+        cwd: match script.cwd {
+            Cwd::Job => spec.job.folder.clone(),
+            Cwd::State => spec.state_dir.clone(),
+        },
+    }
+}
+
+/// The `SPOOLBEAT_*` variables; those that say nothing about this run are left out.
+fn own_variables(
+    spec: &Spec,
+    started_at: Timestamp,
+    result_dir: Option<&Path>,
+) -> BTreeMap<&'static str, OsString> {
+    let mut own = BTreeMap::from([
+        ("SPOOLBEAT_JOB", OsString::from(&spec.job.name)),
+        ("SPOOLBEAT_RUN_ID", spec.run.as_str().into()),
+        ("SPOOLBEAT_GENERATION", OsString::from(&spec.job.generation)),
+        ("SPOOLBEAT_TRIGGER", spec.trigger.name().into()),
+        ("SPOOLBEAT_STARTED_AT", started_at.to_string().into()),
+        ("SPOOLBEAT_STATE_DIR", spec.state_dir.clone().into()),
+        ("SPOOLBEAT_JOB_DIR", spec.job.folder.clone().into()),
+    ]);
+    let times = [
+        ("SPOOLBEAT_SCHEDULED_AT", spec.scheduled_at),
+        ("SPOOLBEAT_LAST_SUCCESS_AT", spec.last_success_at),
+    ];
+    for (name, at) in times {
+        if let Some(at) = at {
+            own.insert(name, at.to_string().into());
+        }
+    }
+    if let Some(dir) = result_dir {
+        own.insert("SPOOLBEAT_RESULT_DIR", dir.into());
+    }
+    own
+}
+
+fn environment(
+    spec: &Spec,
+    own: BTreeMap<&'static str, OsString>,
+    daemon: &BTreeMap<OsString, OsString>,
+) -> Vec<(OsString, OsString)> {
+    let script = &spec.job.script;
+    let given: Vec<(OsString, OsString)> = script
+        .env
+        .iter()
+        .map(|(name, value)| (name.into(), filled(value, &own).into()))
+        .collect();
+    let mut env: BTreeMap<OsString, OsString> = BTreeMap::from([
+        ("PATH".into(), DEFAULT_PATH.into()),
+        // A script must be able to write below its home; its own folder is read-only.
+        ("HOME".into(), spec.state_dir.clone().into()),
+        ("LANG".into(), "C.UTF-8".into()),
+        // Lines must come when they are printed, and nothing may be written beside the script.
+        ("PYTHONUNBUFFERED".into(), "1".into()),
+        ("PYTHONDONTWRITEBYTECODE".into(), "1".into()),
+    ]);
+    let passed = PASSED_ALWAYS
+        .into_iter()
+        .chain(["PATH"])
+        .chain(script.pass_env.iter().map(String::as_str))
+        .map(OsStr::new);
+    for name in passed {
+        if let Some(value) = daemon.get(name).filter(|value| !value.is_empty()) {
+            env.insert(name.to_owned(), value.clone());
+        }
+    }
+    env.extend(given);
+    // Last: a job cannot say that it is another one.
+    env.extend(own.into_iter().map(|(name, value)| (name.into(), value)));
+    env.into_iter().collect()
+}
+
+/// `text` with each `${SPOOLBEAT_NAME}` replaced by its value, or by nothing when it has none.
+fn filled(text: &str, own: &BTreeMap<&'static str, OsString>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(REFERENCE) {
+        let Some(length) = rest[start..].find('}') else {
+            break;
+        };
+        let name = &rest[start + 2..start + length];
+        out.push_str(&rest[..start]);
+        if let Some(value) = own.get(name) {
+            out.push_str(&value.to_string_lossy());
+        }
+        rest = &rest[start + length + 1..];
+    }
+    out.push_str(rest);
+    out
+}

@@ -1,0 +1,470 @@
+//! What a script prints, from its pipes to portions for the queue.
+//!
+//! Reads big chunks, cuts them into lines and gathers these as events, in plain calls. All runs
+//! share one pool of memory; a run that finds it empty first hands over what it has gathered,
+//! then waits, so that whoever holds room always gives it back. Must never know processes,
+//! timeouts or schedules.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::future::pending;
+use std::future::poll_fn;
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::AcquireError;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+
+use crate::clock;
+use crate::clock::Tick;
+use crate::event::Stream;
+use crate::job::Capture;
+use crate::job::Job;
+use crate::queue::Fact;
+use crate::runner::log_lines::LogLines;
+use crate::runner::uplink::Uplink;
+use crate::source::gather::Gather;
+use crate::source::lines::Line;
+use crate::source::lines::Lines;
+use crate::units::Timestamp;
+
+/// What one read takes: all that a pipe of the default size holds. One such buffer per thread of
+/// the runtime serves all runs, since what was read is gathered before the next run has its turn.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Memory for what all runs together have gathered and the queue has not captured. A run's own
+/// unfinished lines (at most `max_event` per stream) and one chunk that had to wait come on top.
+const POOL_BYTES: usize = 32 << 20;
+
+/// What the pool counts in.
+const POOL_UNIT_BYTES: usize = 4 << 10;
+
+/// What the pool reserves for an event beside its line, before its true size is known.
+const ENVELOPE_BYTES: usize = 800;
+
+/// Most that is reserved at once: a batch. Chunks of many short lines are taken in pieces.
+const PIECE_COST_MAX: usize = 1 << 20;
+
+/// Pieces are not made smaller than this, whatever they cost.
+const PIECE_BYTES_MIN: usize = 1 << 10;
+
+/// Memory that all runs share.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Semaphore>);
+
+impl Pool {
+    /// The whole pool: 32 MiB. One per daemon.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a second pool would be a mistake, not a default"
+    )]
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(POOL_BYTES / POOL_UNIT_BYTES)))
+    }
+
+    fn units(bytes: usize) -> u32 {
+        u32::try_from(bytes.min(POOL_BYTES).div_ceil(POOL_UNIT_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    fn reserve_now(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_many_owned(units).ok()
+    }
+}
+
+type Room = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// One stream: its pipe until that has ended, its lines, what becomes of them.
+#[derive(Debug)]
+struct Pipe {
+    stream: Stream,
+    receiver: Option<Receiver>,
+    lines: Lines,
+    capture: Capture,
+}
+
+/// What a read was told by the pipe.
+enum Chunk {
+    Bytes(usize),
+    NotYet,
+    End,
+}
+
+thread_local! {
+    static CHUNK: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK_BYTES]);
+}
+
+/// What an output can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// Gather what had to wait for room.
+    Room,
+    /// Read from this pipe.
+    Readable(Stream),
+}
+
+/// A run's output.
+pub(super) struct Output {
+    stdout: Pipe,
+    stderr: Pipe,
+    gather: Gather,
+    log: LogLines,
+    pool: Pool,
+    /// What the pool gave for what is gathered.
+    room: Option<OwnedSemaphorePermit>,
+    /// The place in the pool's queue of waiters, while this run is one.
+    asked: Option<Room>,
+    /// What was read and could not be gathered yet; while there is any, nothing is read.
+    rest: Vec<u8>,
+    rest_of: Stream,
+    rest_at: Timestamp,
+    /// When the oldest gathered event was gathered.
+    first_at: Option<Tick>,
+    /// Which pipe was read last: the other one has its turn first.
+    last_read: Stream,
+}
+
+impl Output {
+    pub(super) fn new(job: &Job, gather: Gather, pool: Pool) -> Self {
+        let pipe = |stream, capture: Capture| Pipe {
+            stream,
+            receiver: None,
+            lines: Lines::new(capture.max_event),
+            capture,
+        };
+        Self {
+            stdout: pipe(Stream::Stdout, job.stdout),
+            stderr: pipe(Stream::Stderr, job.stderr),
+            gather,
+            log: LogLines::new(&job.name),
+            pool,
+            room: None,
+            asked: None,
+            rest: Vec::new(),
+            rest_of: Stream::Stdout,
+            rest_at: Timestamp(0),
+            first_at: None,
+            last_read: Stream::Stderr,
+        }
+    }
+
+    /// Reads from these pipes from now on.
+    pub(super) fn open(&mut self, stdout: Receiver, stderr: Receiver) {
+        self.stdout.receiver = Some(stdout);
+        self.stderr.receiver = Some(stderr);
+    }
+
+    /// Whether the script's output waits for us.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Whether both pipes are closed and all that came from them is gathered.
+    pub(super) fn is_closed(&self) -> bool {
+        self.stdout.receiver.is_none() && self.stderr.receiver.is_none() && !self.is_blocked()
+    }
+
+    /// The gatherer, for the run's own events and counts.
+    pub(super) fn gather(&mut self) -> &mut Gather {
+        &mut self.gather
+    }
+
+    /// When the oldest gathered event was gathered; `None` when there is none.
+    pub(super) fn first_at(&self) -> Option<Tick> {
+        self.first_at
+    }
+
+    /// Waits until it can go on: with room, or by reading. For ever while only the queue can help.
+    pub(super) async fn ready(&mut self) -> Ready {
+        if self.asked.is_some() {
+            self.wait_for_room().await;
+            Ready::Room
+        } else if self.is_blocked() {
+            pending().await
+        } else {
+            Ready::Readable(self.readable().await)
+        }
+    }
+
+    async fn readable(&mut self) -> Stream {
+        let mut pipes = [&self.stdout, &self.stderr];
+        if self.last_read == Stream::Stdout {
+            pipes.reverse();
+        }
+        poll_fn(|context| {
+            for pipe in pipes {
+                if let Some(receiver) = &pipe.receiver
+                    && receiver.poll_read_ready(context).is_ready()
+                {
+                    return Poll::Ready(pipe.stream);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits for the room that was asked of the pool; for ever when none was.
+    pub(super) async fn wait_for_room(&mut self) {
+        let Some(asked) = &mut self.asked else {
+            return pending().await;
+        };
+        let room = asked.await;
+        self.asked = None;
+        // The pool is never closed.
+        if let Ok(room) = room {
+            self.hold(room);
+        }
+    }
+
+    /// Reads once from a pipe that can be read and gathers what came; `keep` sees the bytes first.
+    pub(super) fn read(
+        &mut self,
+        stream: Stream,
+        at: Timestamp,
+        uplink: &mut Uplink,
+        keep: impl FnOnce(&[u8]),
+    ) {
+        self.last_read = stream;
+        CHUNK.with_borrow_mut(|buffer| {
+            let pipe = self.pipe(stream);
+            match pipe.read(buffer) {
+                Chunk::NotYet => {}
+                Chunk::End => self.close(stream, at),
+                Chunk::Bytes(count) => {
+                    keep(&buffer[..count]);
+                    let taken = self.gather_from(stream, at, &buffer[..count], uplink);
+                    if taken < count {
+                        self.rest.extend_from_slice(&buffer[taken..count]);
+                        self.rest_of = stream;
+                        self.rest_at = at;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Reads once from a pipe and forgets it: nobody takes it any more, and the script is to end.
+    pub(super) fn skip(&mut self, stream: Stream) {
+        self.last_read = stream;
+        CHUNK.with_borrow_mut(|buffer| {
+            let pipe = self.pipe(stream);
+            if matches!(pipe.read(buffer), Chunk::End) {
+                pipe.receiver = None;
+            }
+        });
+    }
+
+    /// Goes on with what could not be gathered before.
+    pub(super) fn go_on(&mut self, uplink: &mut Uplink) {
+        if self.rest.is_empty() || self.asked.is_some() {
+            return;
+        }
+        let mut rest = std::mem::take(&mut self.rest);
+        let taken = self.gather_from(self.rest_of, self.rest_at, &rest, uplink);
+        rest.drain(..taken);
+        if !rest.is_empty() {
+            self.rest = rest;
+        }
+    }
+
+    /// Closes a pipe: its last line needs no line end.
+    fn close(&mut self, stream: Stream, at: Timestamp) {
+        let (pipe, gather, log) = self.parts(stream);
+        pipe.receiver = None;
+        pipe.lines.finish(|line| {
+            // Full or not: the end of the stream brings one line at most.
+            take_line(stream, &pipe.capture, gather, log, at, line);
+        });
+        self.note_first();
+    }
+
+    /// Closes both pipes, read to their ends or not.
+    pub(super) fn close_all(&mut self, at: Timestamp) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if self.pipe(stream).receiver.is_some() {
+                self.close(stream, at);
+            }
+        }
+    }
+
+    /// Forgets everything that is not handed over, and whatever may come: the queue is broken.
+    pub(super) fn discard(&mut self) {
+        self.rest.clear();
+        self.asked = None;
+        self.room = None;
+        self.first_at = None;
+        drop(self.gather.take());
+    }
+
+    /// Hands over what is gathered, with the facts that hold once it is captured. The uplink
+    /// takes it also when it is full, which only the last portions of a run may rely on.
+    pub(super) fn hand_over(&mut self, uplink: &mut Uplink, facts: Vec<Fact>) {
+        let mut portion = self.gather.take();
+        portion.facts = facts;
+        self.first_at = None;
+        let room = self.settle_room(portion.frames.bytes().len());
+        uplink.push(portion, room);
+    }
+
+    /// What the pool is to get back for a portion of `bytes`: the reserve, made true. A portion
+    /// that became larger than was thought is not held up for it.
+    fn settle_room(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = Pool::units(bytes);
+        let mut room = self.room.take()?;
+        let reserved = u32::try_from(room.num_permits()).unwrap_or(u32::MAX);
+        if reserved > units {
+            drop(room.split((reserved - units) as usize));
+        } else if let Some(more) = self.pool.reserve_now(units - reserved) {
+            room.merge(more);
+        }
+        Some(room)
+    }
+
+    fn hold(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            None => self.room = Some(more),
+        }
+    }
+
+    /// Gathers lines of `bytes` while there is room for them; returns how many bytes were taken.
+    fn gather_from(
+        &mut self,
+        stream: Stream,
+        at: Timestamp,
+        bytes: &[u8],
+        uplink: &mut Uplink,
+    ) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            if self.gather.is_full() {
+                if uplink.is_full() {
+                    break;
+                }
+                self.hand_over(uplink, Vec::new());
+            }
+            let (piece, cost) = piece(&bytes[taken..]);
+            if !self.reserve(cost, uplink) {
+                break;
+            }
+            let (pipe, gather, log) = self.parts(stream);
+            taken += pipe.lines.push(piece, |line| {
+                if take_line(stream, &pipe.capture, gather, log, at, line) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            self.note_first();
+            if self.gather.is_empty() {
+                // Only gathered events may hold room: an unfinished line cannot be handed over.
+                self.room = None;
+            }
+        }
+        taken
+    }
+
+    /// Whether the pool has room for `cost` bytes. If not, what is gathered is handed over, and a
+    /// place in the queue of waiters is taken.
+    fn reserve(&mut self, cost: usize, uplink: &mut Uplink) -> bool {
+        let units = Pool::units(cost);
+        let has = self.room.as_ref().map_or(0, |room| room.num_permits());
+        // Room that was waited for comes here as more than what is gathered needs.
+        if self.gather.is_empty() && has >= units as usize {
+            return true;
+        }
+        if let Some(more) = self.pool.reserve_now(units) {
+            self.hold(more);
+            return true;
+        }
+        if !self.gather.is_empty() {
+            if uplink.is_full() {
+                // Its portions give room back when they are captured.
+                return false;
+            }
+            self.hand_over(uplink, Vec::new());
+        }
+        self.room = None;
+        let waiters = Arc::clone(&self.pool.0);
+        self.asked = Some(Box::pin(waiters.acquire_many_owned(units)));
+        false
+    }
+
+    fn note_first(&mut self) {
+        if self.first_at.is_none() && !self.gather.is_empty() {
+            self.first_at = Some(clock::tick());
+        }
+    }
+
+    fn pipe(&mut self, stream: Stream) -> &mut Pipe {
+        self.parts(stream).0
+    }
+
+    fn parts(&mut self, stream: Stream) -> (&mut Pipe, &mut Gather, &mut LogLines) {
+        let pipe = match stream {
+            Stream::Stderr => &mut self.stderr,
+            Stream::Stdout | Stream::Run => &mut self.stdout,
+        };
+        (pipe, &mut self.gather, &mut self.log)
+    }
+}
+
+impl Pipe {
+    fn read(&self, buffer: &mut [u8]) -> Chunk {
+        let Some(receiver) = &self.receiver else {
+            return Chunk::NotYet;
+        };
+        match receiver.try_read(buffer) {
+            Ok(0) => Chunk::End,
+            Ok(count) => Chunk::Bytes(count),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Chunk::NotYet
+            }
+            Err(error) => {
+                let stream = self.stream.name();
+                tracing::warn!(stream, %error, "a pipe cannot be read any more");
+                Chunk::End
+            }
+        }
+    }
+}
+
+/// Takes one line; whether the portion is full now.
+fn take_line(
+    stream: Stream,
+    capture: &Capture,
+    gather: &mut Gather,
+    log: &mut LogLines,
+    at: Timestamp,
+    line: Line<'_>,
+) -> bool {
+    if capture.log {
+        log.line(stream, line.text);
+    }
+    gather.line(stream, at, line).is_break()
+}
+
+/// The beginning of `bytes` that costs at most a batch when each of its lines is an event, and
+/// what it costs.
+fn piece(bytes: &[u8]) -> (&[u8], usize) {
+    let mut piece = bytes;
+    loop {
+        let lines = memchr::memchr_iter(b'\n', piece).count();
+        let cost = piece.len() + lines * ENVELOPE_BYTES;
+        if cost <= PIECE_COST_MAX || piece.len() <= PIECE_BYTES_MIN {
+            return (piece, cost);
+        }
+        piece = &piece[..piece.len() / 2];
+    }
+}

@@ -1,0 +1,373 @@
+//! What the daemon is asked and what it answers: plain data with stable JSON names, and the table for people.
+//!
+//! A snapshot is made when somebody asks, never per event. Knows no socket, no queue and no
+//! running thing: whoever answers fills it in.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
+
+use crate::config;
+use crate::event::RunId;
+use crate::run::Outcome;
+use crate::units::Timestamp;
+
+mod table;
+
+pub use table::Look;
+pub use table::show;
+
+/// What may be asked of the daemon: one line of JSON, like `{"do":"trigger","job":"disk"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How are you?
+    Status,
+    /// Stop as if by SIGTERM; asking twice is not a second signal.
+    Stop,
+    /// Look at the whole spool now.
+    Rescan,
+    /// Run a job now.
+    Trigger {
+        /// The job.
+        job: String,
+    },
+}
+
+/// What the daemon answers: one line of JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// It is under way.
+    Accepted,
+    /// The job's run has been started.
+    Started {
+        /// The run.
+        run: RunId,
+    },
+    /// It will not be done.
+    Refused {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// An instant as text: `2026-11-21T08:08:08.123Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At(pub Timestamp);
+
+impl Serialize for At {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for At {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Timestamp::from_str(&text)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The whole daemon at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub daemon: Daemon,
+    /// Where the events are.
+    pub totals: Totals,
+    /// The queue on disk.
+    pub queue: Queue,
+    /// The outputs, in the order of the configuration.
+    pub outputs: Vec<Output>,
+    /// The jobs, by name.
+    pub jobs: Vec<Job>,
+}
+
+/// The process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version of Spoolbeat.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// The root directory.
+    pub root: String,
+    /// When it was started.
+    pub started_at: At,
+    /// How long ago that is, in milliseconds of monotonic time.
+    pub uptime_ms: u64,
+    /// What it is doing.
+    pub state: DaemonState,
+    /// Why schedules are paused, in words; absent when they are not.
+    pub paused: Option<String>,
+    /// Why `jobs/` cannot be looked at, in words; absent when it can.
+    pub unreadable: Option<String>,
+}
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonState {
+    /// Schedules go on.
+    Running,
+    /// Schedules wait for the queue; events are still shipped.
+    Paused,
+    /// No new runs; the running ones come to their end.
+    Stopping,
+    /// All runs have ended; waiting for ACKs.
+    Draining,
+}
+
+impl DaemonState {
+    /// The name in JSON and for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Where the events are, over all outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Events that were captured since the queue was made.
+    pub captured_events: u64,
+    /// Events that every output has had acknowledged (the least of the outputs' counts).
+    pub acked_events: u64,
+    /// Events that some output still has before it (the most of the outputs' counts).
+    pub waiting_events: u64,
+}
+
+/// The queue on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Bytes that some output still has before it.
+    pub held_bytes: u64,
+    /// How many bytes may be held: schedules pause at 80 % of it.
+    pub max_bytes: u64,
+    /// Bytes of all its files, those kept for replay among them.
+    pub total_bytes: u64,
+    /// Why it cannot be written, in words; absent when it can.
+    pub broken: Option<String>,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// `connected`, `connecting`, `down`, or `idle`: closed while there is nothing to send.
+    pub state: String,
+    /// The host of the connection, or the one that is tried next.
+    pub host: String,
+    /// Events that it has had acknowledged since it exists.
+    pub acked_events: u64,
+    /// Events that it still has before it.
+    pub waiting_events: u64,
+    /// Why the last connection broke or failed, in words, if none has made progress since.
+    pub last_error: Option<String>,
+}
+
+/// One job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// Which edit of it runs next; absent when none was ever good.
+    pub generation: Option<String>,
+    /// Runs that have not ended.
+    pub running: Vec<Running>,
+    /// The run that ended last.
+    pub last_run: Option<LastRun>,
+    /// When its schedule is next due; absent when it is not, or only after a run has ended.
+    pub next_at: Option<At>,
+    /// Start of the last successful run.
+    pub last_success_at: Option<At>,
+    /// Ended runs since the daemon was started, by outcome.
+    pub runs: Outcomes,
+    /// Events captured from it since the queue was made.
+    pub captured_events: u64,
+    /// Ticks since it was loaded at which it was due and did not run: it still ran, waited for a
+    /// slot, or schedules were paused.
+    pub skipped_ticks: u64,
+    /// What is wrong with the newest edit of it; the last good generation stays.
+    pub problems: Vec<Problem>,
+}
+
+/// What a job is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Nothing to do now.
+    Idle,
+    /// A run goes on.
+    Running,
+    /// Due; waits for a slot, or for the record of a run that a crash interrupted.
+    Waiting,
+    /// Schedules are paused.
+    Held,
+    /// `enabled = false`.
+    Disabled,
+    /// No generation of it was ever good.
+    Refused,
+    /// Its folder is gone; its last run comes to its end.
+    Removed,
+}
+
+impl JobState {
+    /// The name in JSON and for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Held => "held",
+            Self::Disabled => "disabled",
+            Self::Refused => "refused",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// A run that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The run.
+    pub run: RunId,
+    /// The generation that it runs.
+    pub generation: String,
+    /// When it was started.
+    pub started_at: At,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The run.
+    pub run: RunId,
+    /// How.
+    pub outcome: Outcome,
+    /// Why, in words; absent when it succeeded.
+    pub reason: Option<String>,
+    /// When it was started.
+    pub started_at: At,
+    /// When it ended.
+    pub ended_at: At,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Ended runs by outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Outcome, documented there"
+)]
+pub struct Outcomes {
+    pub success: u64,
+    pub failed: u64,
+    pub signalled: u64,
+    pub timed_out: u64,
+    pub killed: u64,
+    pub interrupted: u64,
+    pub could_not_start: u64,
+}
+
+impl Outcomes {
+    /// Counts one more.
+    pub const fn add(&mut self, outcome: Outcome) {
+        let slot = match outcome {
+            Outcome::Success => &mut self.success,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Signalled => &mut self.signalled,
+            Outcome::TimedOut => &mut self.timed_out,
+            Outcome::Killed => &mut self.killed,
+            Outcome::Interrupted => &mut self.interrupted,
+            Outcome::CouldNotStart => &mut self.could_not_start,
+        };
+        *slot += 1;
+    }
+
+    /// All ended runs.
+    #[must_use]
+    pub const fn ended(&self) -> u64 {
+        self.success + self.unsuccessful()
+    }
+
+    /// All ended runs but the successful ones.
+    #[must_use]
+    pub const fn unsuccessful(&self) -> u64 {
+        self.failed
+            + self.signalled
+            + self.timed_out
+            + self.killed
+            + self.interrupted
+            + self.could_not_start
+    }
+}
+
+/// One problem of a configuration file, as it was reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file, as the user would type it.
+    pub file: String,
+    /// Line, from 1; 0 when the problem is not at a place in the text.
+    pub line: usize,
+    /// Column in characters, from 1; 0 likewise.
+    pub column: usize,
+    /// Dotted key; empty when there is none.
+    pub key: String,
+    /// What is wrong, with a correct example.
+    pub message: String,
+}
+
+impl From<&config::Problem> for Problem {
+    fn from(problem: &config::Problem) -> Self {
+        Self {
+            file: problem.file.clone(),
+            line: problem.line,
+            column: problem.column,
+            key: problem.key.clone(),
+            message: problem.message.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Whole milliseconds, saturating.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! The status as a table for people: totals first, problems in full and last.
+//!
+//! Everything that came from outside is shown with its control characters escaped, so that no
+//! name or error text can drive the terminal. Knows nothing but the snapshot.
+
+use std::time::Duration;
+
+use crate::log::printable;
+use crate::run::Outcome;
+use crate::status::DaemonState;
+use crate::status::Job;
+use crate::status::JobState;
+use crate::status::Status;
+use crate::units::Timestamp;
+use crate::units::show_bytes;
+use crate::units::show_duration;
+
+/// Longest text in one cell, in characters; the rest is in `--json`. Two such columns fit a line.
+const CELL_CHARS_MAX: usize = 48;
+
+/// Whether colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// No escape sequences: for files and pipes.
+    Plain,
+    /// ANSI colours: for terminals.
+    Coloured,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paint {
+    None,
+    Bold,
+    Good,
+    Warn,
+    Bad,
+    Faint,
+}
+
+struct Cell {
+    text: String,
+    paint: Paint,
+}
+
+impl Cell {
+    fn new(text: impl AsRef<str>, paint: Paint) -> Self {
+        let mut text = printable(text.as_ref());
+        if let Some((cut, _)) = text.char_indices().nth(CELL_CHARS_MAX) {
+            text.truncate(cut);
+            text.push_str("...");
+        }
+        Self { text, paint }
+    }
+
+    fn plain(text: impl AsRef<str>) -> Self {
+        Self::new(text, Paint::None)
+    }
+}
+
+/// Writes the status for people; `now` is the reader's wall clock, for "3s ago".
+#[must_use]
+pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
+    let mut out = String::new();
+    head(&mut out, status, look);
+    if !status.outputs.is_empty() {
+        out.push('\n');
+        table(&mut out, &output_rows(status), look);
+    }
+    out.push('\n');
+    if status.jobs.is_empty() {
+        line(
+            &mut out,
+            "no jobs: put a folder with a job.toml under jobs/",
+        );
+    } else {
+        table(&mut out, &job_rows(&status.jobs, now), look);
+    }
+    problems(&mut out, status, look);
+    out
+}
+
+fn head(out: &mut String, status: &Status, look: Look) {
+    let totals = &status.totals;
+    line(
+        out,
+        &painted(
+            &format!(
+                "events: {} captured, {} acked, {} waiting",
+                totals.captured_events, totals.acked_events, totals.waiting_events
+            ),
+            Paint::Bold,
+            look,
+        ),
+    );
+    let queue = &status.queue;
+    line(
+        out,
+        &format!(
+            "queue: {} of {} ({} %)",
+            show_bytes(queue.held_bytes),
+            show_bytes(queue.max_bytes),
+            queue
+                .held_bytes
+                .saturating_mul(100)
+                .checked_div(queue.max_bytes)
+                .unwrap_or(0)
+        ),
+    );
+    let daemon = &status.daemon;
+    line(
+        out,
+        &format!(
+            "daemon: {}, spoolbeat {}, pid {}, up {}, root {}",
+            painted(daemon.state.name(), state_paint(daemon.state), look),
+            printable(&daemon.version),
+            daemon.pid,
+            show_duration(Duration::from_millis(daemon.uptime_ms)),
+            printable(&daemon.root)
+        ),
+    );
+}
+
+fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
+    let mut rows = vec![header(&[
+        "OUTPUT",
+        "STATE",
+        "HOST",
+        "ACKED",
+        "WAITING",
+        "LAST ERROR",
+    ])];
+    for output in &status.outputs {
+        rows.push(vec![
+            Cell::plain(&output.name),
+            Cell::new(&output.state, output_paint(&output.state)),
+            Cell::plain(&output.host),
+            Cell::plain(output.acked_events.to_string()),
+            Cell::plain(output.waiting_events.to_string()),
+            Cell::new(output.last_error.as_deref().unwrap_or("-"), Paint::Faint),
+        ]);
+    }
+    rows
+}
+
+fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
+    let mut rows = vec![header(&[
+        "JOB", "STATE", "LAST RUN", "NEXT", "RUNS", "FAILED", "EVENTS", "SKIPPED",
+    ])];
+    for job in jobs {
+        let failed = job.runs.unsuccessful();
+        rows.push(vec![
+            Cell::plain(&job.name),
+            Cell::new(job.state.name(), job_paint(job)),
+            last_run(job, now),
+            Cell::plain(next(job, now)),
+            Cell::plain(job.runs.ended().to_string()),
+            Cell::new(
+                failed.to_string(),
+                if failed > 0 { Paint::Bad } else { Paint::None },
+            ),
+            Cell::plain(job.captured_events.to_string()),
+            Cell::plain(job.skipped_ticks.to_string()),
+        ]);
+    }
+    rows
+}
+
+fn last_run(job: &Job, now: Timestamp) -> Cell {
+    match &job.last_run {
+        None => Cell::new("-", Paint::Faint),
+        Some(last) => Cell::new(
+            format!(
+                "{} {}, took {}",
+                last.outcome.name(),
+                ago(last.ended_at.0, now),
+                show_duration(Duration::from_millis(last.duration_ms))
+            ),
+            match last.outcome {
+                Outcome::Success => Paint::Good,
+                Outcome::Killed | Outcome::Interrupted => Paint::Warn,
+                Outcome::Failed
+                | Outcome::Signalled
+                | Outcome::TimedOut
+                | Outcome::CouldNotStart => Paint::Bad,
+            },
+        ),
+    }
+}
+
+fn next(job: &Job, now: Timestamp) -> String {
+    match job.next_at {
+        None => "-".to_owned(),
+        Some(at) if at.0 <= now => "now".to_owned(),
+        Some(at) => format!("in {}", show_duration(at.0.since(now))),
+    }
+}
+
+fn problems(out: &mut String, status: &Status, look: Look) {
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(status.daemon.paused.iter().cloned());
+    lines.extend(status.daemon.unreadable.iter().cloned());
+    for output in &status.outputs {
+        let error = output.last_error.iter();
+        lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
+    }
+    let broken = status.queue.broken.iter();
+    lines.extend(broken.map(|why| format!("queue: {why}")));
+    let of_jobs = status.jobs.iter().flat_map(|job| &job.problems);
+    lines.extend(of_jobs.map(ToString::to_string));
+    if lines.is_empty() {
+        return;
+    }
+    out.push('\n');
+    line(out, &painted("problems:", Paint::Bad, look));
+    for text in lines {
+        line(out, &format!("  {}", printable(&text)));
+    }
+}
+
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    format!("{} ago", show_duration(now.since(at)))
+}
+
+fn output_paint(state: &str) -> Paint {
+    match state {
+        "connected" => Paint::Good,
+        "down" => Paint::Bad,
+        _ => Paint::None,
+    }
+}
+
+const fn state_paint(state: DaemonState) -> Paint {
+    match state {
+        DaemonState::Running => Paint::Good,
+        DaemonState::Paused | DaemonState::Stopping | DaemonState::Draining => Paint::Warn,
+    }
+}
+
+fn job_paint(job: &Job) -> Paint {
+    match job.state {
+        _ if !job.problems.is_empty() => Paint::Bad,
+        JobState::Running => Paint::Good,
+        JobState::Idle => Paint::None,
+        JobState::Waiting | JobState::Held => Paint::Warn,
+        JobState::Disabled | JobState::Removed => Paint::Faint,
+        JobState::Refused => Paint::Bad,
+    }
+}
+
+fn header(names: &[&str]) -> Vec<Cell> {
+    names
+        .iter()
+        .map(|name| Cell::new(name, Paint::Faint))
+        .collect()
+}
+
+/// Rows as aligned columns, two spaces between them; padding lies outside of the colours.
+fn table(out: &mut String, rows: &[Vec<Cell>], look: Look) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let mut widths = vec![0; columns];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.text.chars().count());
+        }
+    }
+    for row in rows {
+        let mut text = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(&painted(&cell.text, cell.paint, look));
+            let gap = width - cell.text.chars().count() + 2;
+            text.extend(std::iter::repeat_n(' ', gap));
+        }
+        line(out, text.trim_end());
+    }
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+fn painted(text: &str, paint: Paint, look: Look) -> String {
+    let code = match (look, paint) {
+        (Look::Plain, _) | (Look::Coloured, Paint::None) => return text.to_owned(),
+        (Look::Coloured, Paint::Bold) => "1",
+        (Look::Coloured, Paint::Good) => "32",
+        (Look::Coloured, Paint::Warn) => "33",
+        (Look::Coloured, Paint::Bad) => "31",
+        (Look::Coloured, Paint::Faint) => "2",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}

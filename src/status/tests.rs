@@ -1,0 +1,160 @@
+//! The names in JSON are a promise to scripts, the table is one to people.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+
+fn at(ms: i64) -> At {
+    At(Timestamp(1_763_712_488_000 + ms))
+}
+
+fn sample() -> Status {
+    Status {
+        daemon: Daemon {
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            root: "/srv/spool".to_owned(),
+            started_at: at(0),
+            uptime_ms: 61_000,
+            state: DaemonState::Running,
+            paused: None,
+            unreadable: None,
+        },
+        totals: Totals {
+            captured_events: 1200,
+            acked_events: 1000,
+            waiting_events: 200,
+        },
+        queue: Queue {
+            held_bytes: 1 << 20,
+            max_bytes: 10 << 20,
+            total_bytes: 3 << 20,
+            broken: None,
+        },
+        outputs: vec![Output {
+            name: "lumberjack".to_owned(),
+            state: "connected".to_owned(),
+            host: "127.0.0.1:5044".to_owned(),
+            acked_events: 1000,
+            waiting_events: 200,
+            last_error: None,
+        }],
+        jobs: vec![Job {
+            name: "disk".to_owned(),
+            state: JobState::Idle,
+            generation: Some("00c0ffee00c0ffee".to_owned()),
+            running: Vec::new(),
+            last_run: Some(LastRun {
+                run: RunId::from_text("20251121-080808.000-00000001"),
+                outcome: Outcome::Failed,
+                reason: Some("exit code 3 \x1b[31m".to_owned()),
+                started_at: at(0),
+                ended_at: at(1_200),
+                duration_ms: 1_200,
+            }),
+            next_at: Some(at(10_000)),
+            last_success_at: None,
+            runs: Outcomes {
+                failed: 2,
+                success: 1,
+                ..Outcomes::default()
+            },
+            captured_events: 1200,
+            skipped_ticks: 4,
+            problems: vec![Problem {
+                file: "jobs/disk/job.toml".to_owned(),
+                line: 12,
+                column: 9,
+                key: "schedule.every".to_owned(),
+                message: "`30\x1b[31m` is not a duration; write one like 30s".to_owned(),
+            }],
+        }],
+    }
+}
+
+#[test]
+fn the_json_names_are_stable() {
+    let expected = serde_json::json!({
+        "daemon": {
+            "version": "0.1.0", "pid": 42, "root": "/srv/spool",
+            "started_at": "2025-11-21T08:08:08.000Z", "uptime_ms": 61000,
+            "state": "running", "paused": null, "unreadable": null,
+        },
+        "totals": {"captured_events": 1200, "acked_events": 1000, "waiting_events": 200},
+        "queue": {
+            "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
+            "broken": null,
+        },
+        "outputs": [{
+            "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",
+            "acked_events": 1000, "waiting_events": 200, "last_error": null,
+        }],
+        "jobs": [{
+            "name": "disk", "state": "idle", "generation": "00c0ffee00c0ffee", "running": [],
+            "last_run": {
+                "run": "20251121-080808.000-00000001", "outcome": "failed",
+                "reason": "exit code 3 \u{1b}[31m", "started_at": "2025-11-21T08:08:08.000Z",
+                "ended_at": "2025-11-21T08:08:09.200Z", "duration_ms": 1200,
+            },
+            "next_at": "2025-11-21T08:08:18.000Z", "last_success_at": null,
+            "runs": {
+                "success": 1, "failed": 2, "signalled": 0, "timed_out": 0, "killed": 0,
+                "interrupted": 0, "could_not_start": 0,
+            },
+            "captured_events": 1200, "skipped_ticks": 4,
+            "problems": [{
+                "file": "jobs/disk/job.toml", "line": 12, "column": 9, "key": "schedule.every",
+                "message": "`30\u{1b}[31m` is not a duration; write one like 30s",
+            }],
+        }],
+    });
+    let status = sample();
+    assert_eq!(serde_json::to_value(&status).unwrap(), expected);
+    assert_eq!(
+        serde_json::from_value::<Status>(expected).unwrap(),
+        status,
+        "it reads back"
+    );
+}
+
+#[test]
+fn the_table_begins_with_the_totals_and_ends_with_the_problems_in_full() {
+    let text = show(&sample(), at(5_200).0, Look::Plain);
+    let expected = "\
+events: 1200 captured, 1000 acked, 200 waiting
+queue: 1.0 MiB of 10.0 MiB (10 %)
+daemon: running, spoolbeat 0.1.0, pid 42, up 1m01s, root /srv/spool
+
+OUTPUT      STATE      HOST            ACKED  WAITING  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   200      -
+
+JOB   STATE  LAST RUN                    NEXT     RUNS  FAILED  EVENTS  SKIPPED
+disk  idle   failed 4.0s ago, took 1.2s  in 4.8s  3     2       1200    4
+
+problems:
+  jobs/disk/job.toml:12:9: schedule.every: `30\\u{1b}[31m` is not a duration; write one like 30s
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn colours_change_no_column_and_nothing_from_outside_reaches_the_terminal() {
+    let plain = show(&sample(), at(5_200).0, Look::Plain);
+    assert!(!plain.contains('\x1b'));
+    let mut coloured = show(&sample(), at(5_200).0, Look::Coloured);
+    for code in ["1", "2", "31", "32", "33", "0"] {
+        coloured = coloured.replace(&format!("\x1b[{code}m"), "");
+    }
+    assert_eq!(coloured, plain);
+}
+
+#[test]
+fn requests_are_lines_that_people_can_write() {
+    let request: Request = serde_json::from_str(r#"{"do":"trigger","job":"disk"}"#).unwrap();
+    let job = "disk".to_owned();
+    assert_eq!(request, Request::Trigger { job });
+    assert!(serde_json::from_str::<Request>(r#"{"do":"trigger"}"#).is_err());
+    assert_eq!(
+        serde_json::to_string(&Request::Status).unwrap(),
+        r#"{"do":"status"}"#
+    );
+}

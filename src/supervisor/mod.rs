@@ -1,0 +1,762 @@
+//! The supervisor: what the daemon does about everything that can happen, as one step function.
+//!
+//! A [`Note`] comes in with the time, [`Effect`]s go out; the driver (`daemon`) carries them out
+//! and awaits in its place. All state of jobs and runs is owned here. Must never read a clock, a
+//! file or a socket, never wait, and never look at all jobs for one note (a status or a stop
+//! excepted).
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::event::RunId;
+use crate::job::AtEnd;
+use crate::job::Job;
+use crate::run::Outcome;
+use crate::run::Trigger;
+use crate::runner::Ended;
+use crate::runner::Order;
+use crate::runner::Spec;
+use crate::schedule::Schedule;
+use crate::schedule::scheduler;
+use crate::schedule::scheduler::Fire;
+use crate::schedule::scheduler::Hold;
+use crate::schedule::scheduler::Input;
+use crate::schedule::scheduler::Scheduler;
+use crate::spool::Change;
+use crate::status;
+use crate::status::Answer;
+use crate::status::Request;
+use crate::units::Timestamp;
+
+mod once;
+mod snapshot;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use once::Once;
+pub use snapshot::Snapshot;
+use stop::Phase;
+
+/// Schedules pause when the queue is this full: the rest is room for the runs that go on.
+pub const HOLD_PERCENT: u64 = 80;
+
+/// Paused schedules resume below this; the gap keeps them from flapping with every window ACKed.
+pub const FREE_PERCENT: u64 = 70;
+
+const _: () = assert!(FREE_PERCENT < HOLD_PERCENT && HOLD_PERCENT < 100);
+
+/// Most removed jobs whose past (last fire, last success) is kept in memory for their return;
+/// beyond it the one that fired longest ago is forgotten and starts anew if it comes back.
+pub const REMOVED_MAX: usize = 10_000;
+
+/// The longest time without a look at the wall clock: suspend and NTP move it under our feet.
+pub const WAKE_MAX: Duration = Duration::from_secs(1);
+
+/// The clocks, read once per note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For schedules and for people.
+    pub wall: Timestamp,
+    /// For deadlines.
+    pub tick: Tick,
+}
+
+/// Who asked; the driver knows where the answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ask(pub u64);
+
+/// Everything that can make the program act.
+#[derive(Debug)]
+pub enum Note {
+    /// Time has passed.
+    Clock,
+    /// Something changed under `jobs/`.
+    Spool(Change),
+    /// A run has ended and its end event is durable.
+    RunEnded(Ended),
+    /// A run's task is gone without a word (a panic): nothing is known of its end.
+    RunLost {
+        /// The run.
+        run: RunId,
+    },
+    /// The end of an interrupted run has been recorded, or cannot be.
+    Closed {
+        /// The run.
+        run: RunId,
+    },
+    /// How full the queue is.
+    Queue(QueueLevel),
+    /// The operating system tells us something.
+    Signal(Signal),
+    /// A person asks for something.
+    Asked {
+        /// Where the answer goes.
+        ask: Ask,
+        /// What.
+        request: Request,
+    },
+    /// The wait for ACKs has ended.
+    DrainOver {
+        /// Events that some required output still has before it.
+        waiting_events: u64,
+    },
+}
+
+/// How full the queue is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueLevel {
+    /// Bytes of its files that cannot be freed now.
+    pub bytes: u64,
+    /// Its upper bound.
+    pub max_bytes: u64,
+    /// Why it cannot be written, in words.
+    pub broken: Option<String>,
+}
+
+/// A signal that we act upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: look again.
+    Hangup,
+    /// SIGTERM or SIGINT: stop; the second means now.
+    Terminate,
+}
+
+/// What is to be done. The driver carries effects out in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Start a run.
+    StartRun(Box<Spec>),
+    /// Tell a running run. At most one of each [`Order`] per run.
+    OrderRun {
+        /// The run.
+        run: RunId,
+        /// What.
+        order: Order,
+    },
+    /// Record the end of a run that was open when the daemon died; answered by [`Note::Closed`].
+    CloseInterrupted(OpenRun),
+    /// Look at the whole spool now.
+    Rescan,
+    /// A job's generations may go, but the current one, the one before it and these.
+    Retire {
+        /// The job.
+        job: Arc<str>,
+        /// Generations that its runs use.
+        in_use: BTreeSet<String>,
+    },
+    /// Answer a question.
+    Reply {
+        /// Whose.
+        ask: Ask,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Answer a question for the status; the driver adds what it knows itself.
+    Report {
+        /// Whose.
+        ask: Ask,
+        /// The supervisor's part.
+        snapshot: Box<Snapshot>,
+    },
+    /// Say something in the daemon's log.
+    Say(Say),
+    /// Close the queue's door, wait for ACKs; answered by [`Note::DrainOver`].
+    BeginDrain,
+    /// Leave. Nothing follows it.
+    Exit(Exit),
+}
+
+/// What the supervisor has to say by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Say {
+    /// Schedules are paused; why, in words.
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// Schedules go on.
+    Resumed,
+    /// The stop has begun.
+    Stopping {
+        /// Runs that have not ended yet.
+        runs: usize,
+    },
+    /// The runs did not end in the time that their own limits give them.
+    Abandoned {
+        /// How many.
+        runs: usize,
+    },
+    /// A job was not run by `run --once`.
+    NotRun {
+        /// The job.
+        job: Arc<str>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As it should.
+    Clean,
+    /// `--once`: a run failed; or runs did not end at a stop.
+    Failed,
+    /// `--once`: the drain ended with events not acknowledged.
+    Unshipped,
+    /// `--once`: a job was refused.
+    Refused,
+    /// A second signal came: runs are killed, what was captured stays queued.
+    Now,
+}
+
+impl Exit {
+    /// The name in the daemon's log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Failed => "failed",
+            Self::Unshipped => "unshipped",
+            Self::Refused => "refused",
+            Self::Now => "now",
+        }
+    }
+}
+
+/// What a job's past was, as the queue's ledger tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Past {
+    /// The tick of its newest run that belonged to one.
+    pub last_fire: Option<Timestamp>,
+    /// Start of the last successful run whose last event is durable.
+    pub last_success_at: Option<Timestamp>,
+    /// The generation of which a run has ended last.
+    pub done_generation: Option<String>,
+    /// The run that ended last.
+    pub last_run: Option<status::LastRun>,
+}
+
+/// A run that the ledger has a start of, and no end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRun {
+    /// The run.
+    pub run: RunId,
+    /// Its job.
+    pub job: String,
+    /// Its generation.
+    pub generation: String,
+    /// Why it was started.
+    pub trigger: Trigger,
+    /// The tick it belonged to.
+    pub scheduled_at: Option<Timestamp>,
+    /// When it was started.
+    pub at: Timestamp,
+}
+
+/// What the supervisor works for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Until it is stopped.
+    Serve,
+    /// Every enabled job once.
+    Once {
+        /// How long scripts that are kept running may run.
+        keep_running: Duration,
+    },
+}
+
+/// What the supervisor begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// What it works for.
+    pub mode: Mode,
+    /// `ROOT/state`.
+    pub state_dir: PathBuf,
+    /// `[spool] max_concurrent_runs`.
+    pub max_concurrent: u32,
+    /// `[stop] timeout`.
+    pub stop_timeout: Duration,
+    /// The jobs' pasts.
+    pub pasts: BTreeMap<String, Past>,
+    /// Runs that were open when the former daemon died.
+    pub open: Vec<OpenRun>,
+    /// Tells our run ids from those of another process in the same millisecond.
+    pub seed: u32,
+}
+
+/// One job, as far as it is known.
+#[derive(Debug, Default)]
+struct Known {
+    /// The last good generation; `None`: never good, or removed.
+    job: Option<Arc<Job>>,
+    /// What is wrong with the newest edit.
+    problems: Vec<status::Problem>,
+    past: Past,
+    /// Its runs that have not ended.
+    runs: Vec<RunId>,
+    /// Interrupted runs whose end is not recorded yet: it must not run before.
+    closing: u32,
+    counts: status::Outcomes,
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+struct Live {
+    job: Arc<Job>,
+    started_at: Timestamp,
+    started: Tick,
+    /// The hardest order that it has had.
+    ordered: Option<Order>,
+}
+
+/// The state of everything.
+#[derive(Debug)]
+pub struct Supervisor {
+    phase: Phase,
+    once: Option<Once>,
+    scheduler: Scheduler,
+    /// Every job that has a folder, or a run that goes on.
+    jobs: BTreeMap<Arc<str>, Known>,
+    /// The pasts of all others: at most [`REMOVED_MAX`], or as many as the ledger told at the start.
+    pasts: HashMap<Arc<str>, Past>,
+    runs: HashMap<RunId, Live>,
+    /// Interrupted runs whose end is not recorded yet, with their jobs.
+    closing: HashMap<RunId, Arc<str>>,
+    /// Why schedules are paused.
+    paused: Option<String>,
+    /// Why `jobs/` cannot be looked at.
+    unreadable: Option<String>,
+    state_dir: PathBuf,
+    stop_timeout: Duration,
+    /// Grows with each run; see [`Start::seed`].
+    salt: u32,
+}
+
+impl Supervisor {
+    /// A supervisor and what it wants done first.
+    #[must_use]
+    pub fn new(start: Start) -> (Self, Vec<Effect>) {
+        let mut supervisor = Self {
+            phase: Phase::Running,
+            once: match start.mode {
+                Mode::Serve => None,
+                Mode::Once { keep_running } => Some(Once::new(keep_running, start.max_concurrent)),
+            },
+            scheduler: Scheduler::new(start.max_concurrent),
+            jobs: BTreeMap::new(),
+            pasts: start
+                .pasts
+                .into_iter()
+                .map(|(name, past)| (Arc::from(name), past))
+                .collect(),
+            runs: HashMap::new(),
+            closing: HashMap::new(),
+            paused: None,
+            unreadable: None,
+            state_dir: start.state_dir,
+            stop_timeout: start.stop_timeout,
+            salt: start.seed,
+        };
+        let mut effects = Vec::new();
+        for open in start.open {
+            let name: Arc<str> = Arc::from(open.job.as_str());
+            supervisor.known(&name).closing += 1;
+            supervisor.closing.insert(open.run.clone(), name);
+            effects.push(Effect::CloseInterrupted(open));
+        }
+        (supervisor, effects)
+    }
+
+    /// Takes one note in. Late and repeated notes have no effect, by design.
+    #[must_use]
+    pub fn step(&mut self, now: Now, note: Note) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match note {
+            Note::Clock => self.schedule(now, Input::Clock { now: now.wall }, &mut effects),
+            Note::Spool(change) => self.changed(now, change, &mut effects),
+            Note::RunEnded(ended) => self.ended(now, ended, &mut effects),
+            Note::RunLost { run } => self.lost(now, &run, &mut effects),
+            Note::Closed { run } => self.closed(now, &run, &mut effects),
+            Note::Queue(level) => self.level(now, &level, &mut effects),
+            Note::Signal(Signal::Hangup) => effects.push(Effect::Rescan),
+            Note::Signal(Signal::Terminate) => self.terminate(now, &mut effects),
+            Note::Asked { ask, request } => self.asked(now, ask, request, &mut effects),
+            Note::DrainOver { waiting_events } => self.drained(waiting_events, &mut effects),
+        }
+        self.go_on(now, &mut effects);
+        effects
+    }
+
+    /// How long the driver may wait for the next note before it gives [`Note::Clock`].
+    #[must_use]
+    pub fn patience(&self, now: Now) -> Duration {
+        let wall = self
+            .scheduler
+            .next_wake()
+            .map(|at| at.since(now.wall))
+            .into_iter();
+        let deadlines = self.deadlines().map(|at| at.since(now.tick));
+        wall.chain(deadlines).fold(WAKE_MAX, Duration::min)
+    }
+
+    /// What does not follow from one note alone: `--once`, and the way through a stop.
+    fn go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.once_go_on(now, effects);
+        self.stop_go_on(now, effects);
+    }
+
+    fn changed(&mut self, now: Now, change: Change, effects: &mut Vec<Effect>) {
+        match change {
+            Change::Loaded(job) => self.loaded(now, job, effects),
+            Change::Refused { job, problems } => {
+                let problems = problems.iter().map(status::Problem::from).collect();
+                self.known(&Arc::from(job)).problems = problems;
+            }
+            Change::Removed { job } => self.removed(now, &Arc::from(job), effects),
+            Change::Unreadable { reason } => {
+                self.unreadable = Some(reason);
+                self.once_unreadable(now, effects);
+            }
+            Change::Readable => self.unreadable = None,
+            Change::Complete => self.once_complete(),
+        }
+    }
+
+    /// The entry of a job that is talked about; made, with its past, when there is none.
+    fn known(&mut self, name: &Arc<str>) -> &mut Known {
+        let pasts = &mut self.pasts;
+        self.jobs.entry(Arc::clone(name)).or_insert_with(|| Known {
+            past: pasts.remove(name).unwrap_or_default(),
+            ..Known::default()
+        })
+    }
+
+    fn loaded(&mut self, now: Now, job: Arc<Job>, effects: &mut Vec<Effect>) {
+        let name: Arc<str> = Arc::from(job.name.as_str());
+        let known = self.known(&name);
+        known.problems.clear();
+        if known.job.as_deref() == Some(&*job) {
+            return;
+        }
+        known.job = Some(job);
+        for run in known.runs.clone() {
+            // An endless run of the former generation would keep the new one out for ever.
+            self.end_if_endless(&run, effects);
+        }
+        self.retire(&name, effects);
+        self.plan(now, &name, effects);
+    }
+
+    /// Says which generations of a job its runs still use.
+    fn retire(&self, name: &Arc<str>, effects: &mut Vec<Effect>) {
+        let runs = self.jobs.get(name).map_or(&[][..], |known| &known.runs);
+        let live = runs.iter().filter_map(|run| self.runs.get(run));
+        effects.push(Effect::Retire {
+            job: Arc::clone(name),
+            in_use: live.map(|live| live.job.generation.clone()).collect(),
+        });
+    }
+
+    /// Gives a job to the scheduler, or takes it away, by what is known of it.
+    fn plan(&mut self, now: Now, name: &Arc<str>, effects: &mut Vec<Effect>) {
+        if self.once.is_some() || self.phase != Phase::Running {
+            return;
+        }
+        let Some(known) = self.jobs.get(name) else {
+            return;
+        };
+        let input = match &known.job {
+            Some(job) if job.enabled && known.closing == 0 => Input::Load {
+                job: Arc::clone(name),
+                schedule: job.schedule.clone(),
+                past: scheduler::Past {
+                    last_fire: known.past.last_fire,
+                    done: known.past.done_generation.as_ref() == Some(&job.generation),
+                },
+                now: now.wall,
+            },
+            _ => Input::Remove {
+                job: Arc::clone(name),
+            },
+        };
+        self.schedule(now, input, effects);
+    }
+
+    fn removed(&mut self, now: Now, name: &Arc<str>, effects: &mut Vec<Effect>) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        known.problems.clear();
+        known.job = None;
+        for run in known.runs.clone() {
+            if let Some(live) = self.runs.get(&run)
+                && (live.job.script.on_remove == AtEnd::Terminate || is_endless(&live.job))
+            {
+                self.order(&run, Order::Terminate, effects);
+            }
+        }
+        self.retire(name, effects);
+        self.plan(now, name, effects);
+        self.forget_if_gone(name);
+    }
+
+    fn schedule(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        for fire in self.scheduler.step(input) {
+            self.fire(now, &fire, effects);
+        }
+    }
+
+    /// Starts what the scheduler fired.
+    fn fire(&mut self, now: Now, fire: &Fire, effects: &mut Vec<Effect>) -> Option<RunId> {
+        let spec = {
+            let known = self.jobs.get_mut(&fire.job)?;
+            let job = Arc::clone(known.job.as_ref()?);
+            known.past.last_fire = fire.scheduled_at.or(known.past.last_fire);
+            Spec {
+                run: RunId::new(now.wall, self.salt),
+                trigger: fire.trigger,
+                scheduled_at: fire.scheduled_at,
+                last_success_at: known.past.last_success_at,
+                state_dir: self.state_dir.join(&*fire.job).join("data"),
+                job,
+            }
+        };
+        self.salt = self.salt.wrapping_add(1);
+        let run = spec.run.clone();
+        self.known(&fire.job).runs.push(run.clone());
+        self.runs.insert(
+            run.clone(),
+            Live {
+                job: Arc::clone(&spec.job),
+                started_at: now.wall,
+                started: now.tick,
+                ordered: None,
+            },
+        );
+        effects.push(Effect::StartRun(Box::new(spec)));
+        Some(run)
+    }
+
+    fn ended(&mut self, now: Now, ended: Ended, effects: &mut Vec<Effect>) {
+        let Some(live) = self.runs.remove(&ended.run) else {
+            return;
+        };
+        let name: Arc<str> = Arc::from(live.job.name.as_str());
+        let known = self.known(&name);
+        known.runs.retain(|run| *run != ended.run);
+        known.counts.add(ended.outcome);
+        known.past.done_generation = Some(live.job.generation.clone());
+        if ended.outcome == Outcome::Success {
+            known.past.last_success_at = Some(ended.started_at);
+        }
+        known.past.last_run = Some(status::LastRun {
+            duration_ms: status::millis(ended.at.since(ended.started_at)),
+            run: ended.run.clone(),
+            outcome: ended.outcome,
+            reason: ended.reason,
+            started_at: status::At(ended.started_at),
+            ended_at: status::At(ended.at),
+        });
+        self.once_ended(&ended.run, ended.outcome);
+        self.tell_scheduler(now, &name, &live, effects);
+    }
+
+    fn lost(&mut self, now: Now, run: &RunId, effects: &mut Vec<Effect>) {
+        let Some(live) = self.runs.remove(run) else {
+            return;
+        };
+        let name: Arc<str> = Arc::from(live.job.name.as_str());
+        self.known(&name).runs.retain(|other| other != run);
+        self.once_ended(run, Outcome::Failed);
+        self.tell_scheduler(now, &name, &live, effects);
+    }
+
+    fn tell_scheduler(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        live: &Live,
+        effects: &mut Vec<Effect>,
+    ) {
+        let input = Input::Ended {
+            job: Arc::clone(name),
+            ran: now.tick.since(live.started),
+            now: now.wall,
+        };
+        self.schedule(now, input, effects);
+        let current = self.jobs.get(name).and_then(|known| known.job.as_ref());
+        if current.is_none_or(|job| job.generation != live.job.generation) {
+            self.retire(name, effects);
+        }
+        self.forget_if_gone(name);
+    }
+
+    fn closed(&mut self, now: Now, run: &RunId, effects: &mut Vec<Effect>) {
+        let Some(name) = self.closing.remove(run) else {
+            return;
+        };
+        let known = self.known(&name);
+        known.closing = known.closing.saturating_sub(1);
+        known.counts.add(Outcome::Interrupted);
+        if known.closing == 0 {
+            self.plan(now, &name, effects);
+            self.forget_if_gone(&name);
+        }
+    }
+
+    /// Keeps no more than the past of a job that is gone, and not of too many.
+    fn forget_if_gone(&mut self, name: &Arc<str>) {
+        let gone = |known: &Known| {
+            known.job.is_none()
+                && known.problems.is_empty()
+                && known.runs.is_empty()
+                && known.closing == 0
+        };
+        if !self.jobs.get(name).is_some_and(gone) {
+            return;
+        }
+        let Some(known) = self.jobs.remove(name) else {
+            return;
+        };
+        if self.pasts.len() >= REMOVED_MAX {
+            let oldest = self.pasts.iter().min_by_key(|(_, past)| past.last_fire);
+            if let Some(oldest) = oldest.map(|(name, _)| Arc::clone(name)) {
+                self.pasts.remove(&oldest);
+            }
+        }
+        self.pasts.insert(Arc::clone(name), known.past);
+    }
+
+    fn level(&mut self, now: Now, level: &QueueLevel, effects: &mut Vec<Effect>) {
+        let percent = level
+            .bytes
+            .saturating_mul(100)
+            .checked_div(level.max_bytes)
+            .unwrap_or(0);
+        let reason = match (&level.broken, &self.paused) {
+            (Some(why), _) => Some(format!(
+                "schedules are paused: the queue cannot be written: {why}"
+            )),
+            (None, None) if percent >= HOLD_PERCENT => Some(format!(
+                "schedules are paused: the queue is {percent} % full; they resume below {FREE_PERCENT} %"
+            )),
+            (None, Some(_)) if percent >= FREE_PERCENT => self.paused.clone(),
+            (None, _) => None,
+        };
+        let input = match (self.paused.is_some(), &reason) {
+            (false, Some(reason)) => {
+                effects.push(Effect::Say(Say::Paused {
+                    reason: reason.clone(),
+                }));
+                Some(Hold::Held)
+            }
+            (true, None) => {
+                effects.push(Effect::Say(Say::Resumed));
+                Some(Hold::Free)
+            }
+            (true, Some(_)) | (false, None) => None,
+        };
+        self.paused = reason;
+        if let Some(on) = input {
+            self.schedule(now, Input::Hold { on }, effects);
+        }
+    }
+
+    fn asked(&mut self, now: Now, ask: Ask, request: Request, effects: &mut Vec<Effect>) {
+        let answer = match request {
+            Request::Status => {
+                let snapshot = Box::new(self.snapshot());
+                effects.push(Effect::Report { ask, snapshot });
+                return;
+            }
+            Request::Stop => {
+                self.stop(now, effects);
+                Answer::Accepted
+            }
+            Request::Rescan => {
+                effects.push(Effect::Rescan);
+                Answer::Accepted
+            }
+            Request::Trigger { job } => self.trigger(now, &job, effects),
+        };
+        effects.push(Effect::Reply { ask, answer });
+    }
+
+    fn trigger(&mut self, now: Now, name: &str, effects: &mut Vec<Effect>) -> Answer {
+        let refuse = |reason: String| Answer::Refused { reason };
+        let Some((name, known)) = self.jobs.get_key_value(name) else {
+            return refuse(format!("there is no job `{name}`"));
+        };
+        let name = Arc::clone(name);
+        let Some(job) = &known.job else {
+            return refuse(format!("job `{name}` has no good generation to run"));
+        };
+        if !job.enabled {
+            return refuse(format!(
+                "job `{name}` is disabled; set enabled = true in its job.toml"
+            ));
+        }
+        if self.phase != Phase::Running || self.once.is_some() {
+            return refuse("the daemon starts no further runs".to_owned());
+        }
+        if known.closing > 0 {
+            return refuse(format!(
+                "job `{name}` waits until the end of an interrupted run is recorded"
+            ));
+        }
+        if let Some(run) = known.runs.first() {
+            return refuse(format!("job `{name}` is already running as {run}"));
+        }
+        let fires = self.scheduler.step(Input::Trigger {
+            job: Arc::clone(&name),
+            now: now.wall,
+        });
+        let mut started = None;
+        for fire in fires {
+            let run = self.fire(now, &fire, effects);
+            if fire.job == name {
+                started = run;
+            }
+        }
+        match started {
+            Some(run) => Answer::Started { run },
+            None => refuse(format!("job `{name}` cannot be run now")),
+        }
+    }
+
+    /// Orders a run, unless it has had that order or a harder one.
+    fn order(&mut self, run: &RunId, order: Order, effects: &mut Vec<Effect>) {
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
+        match (live.ordered, order) {
+            (Some(Order::Kill), _) | (Some(Order::Terminate), Order::Terminate) => return,
+            (None, _) | (Some(Order::Terminate), Order::Kill) => live.ordered = Some(order),
+        }
+        effects.push(Effect::OrderRun {
+            run: run.clone(),
+            order,
+        });
+    }
+
+    fn end_if_endless(&mut self, run: &RunId, effects: &mut Vec<Effect>) {
+        if let Some(live) = self.runs.get(run)
+            && live.job.schedule == Schedule::KeepRunning
+        {
+            self.order(run, Order::Terminate, effects);
+        }
+    }
+}
+
+/// A run that ends by itself only if it likes to: "let it finish" cannot be waited for.
+fn is_endless(job: &Job) -> bool {
+    job.script.timeout.is_none()
+}

@@ -1,0 +1,90 @@
+//! What the supervisor knows, as plain data. The driver adds process, queue and outputs.
+//!
+//! Made only when somebody asks; the one place that looks at all jobs.
+
+use std::sync::Arc;
+
+use crate::schedule::scheduler::View;
+use crate::status;
+use crate::status::At;
+use crate::status::DaemonState;
+use crate::status::JobState;
+use crate::supervisor::Known;
+use crate::supervisor::Phase;
+use crate::supervisor::Supervisor;
+
+/// What the supervisor can tell of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// What the daemon is doing.
+    pub state: DaemonState,
+    /// Why schedules are paused.
+    pub paused: Option<String>,
+    /// Why `jobs/` cannot be looked at.
+    pub unreadable: Option<String>,
+    /// The jobs, by name; their captured events are not known here and 0.
+    pub jobs: Vec<status::Job>,
+}
+
+impl Supervisor {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let state = match (self.phase, &self.paused) {
+            (Phase::Running, None) => DaemonState::Running,
+            (Phase::Running, Some(_)) => DaemonState::Paused,
+            (Phase::Stopping { .. }, _) => DaemonState::Stopping,
+            (Phase::Draining { .. } | Phase::Over, _) => DaemonState::Draining,
+        };
+        let jobs = self.jobs.iter();
+        Snapshot {
+            state,
+            paused: self.paused.clone(),
+            unreadable: self.unreadable.clone(),
+            jobs: jobs.map(|(name, known)| self.job(name, known)).collect(),
+        }
+    }
+
+    fn job(&self, name: &Arc<str>, known: &Known) -> status::Job {
+        let view = self.scheduler.view(name);
+        let running = known.runs.iter().filter_map(|run| {
+            self.runs.get(run).map(|live| status::Running {
+                run: run.clone(),
+                generation: live.job.generation.clone(),
+                started_at: At(live.started_at),
+            })
+        });
+        status::Job {
+            name: name.to_string(),
+            state: self.job_state(known, view.as_ref()),
+            generation: known.job.as_ref().map(|job| job.generation.clone()),
+            running: running.collect(),
+            last_run: known.past.last_run.clone(),
+            next_at: view.as_ref().and_then(|view| view.next).map(At),
+            last_success_at: known.past.last_success_at.map(At),
+            runs: known.counts,
+            captured_events: 0,
+            skipped_ticks: view.map_or(0, |view| view.skipped),
+            problems: known.problems.clone(),
+        }
+    }
+
+    fn job_state(&self, known: &Known, view: Option<&View>) -> JobState {
+        let Some(job) = &known.job else {
+            return if known.problems.is_empty() {
+                JobState::Removed
+            } else {
+                JobState::Refused
+            };
+        };
+        if !known.runs.is_empty() {
+            JobState::Running
+        } else if !job.enabled {
+            JobState::Disabled
+        } else if self.paused.is_some() {
+            JobState::Held
+        } else if known.closing > 0 || view.is_some_and(|view| view.waiting) {
+            JobState::Waiting
+        } else {
+            JobState::Idle
+        }
+    }
+}
