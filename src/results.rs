@@ -169,10 +169,10 @@ pub struct Swept {
 }
 
 impl Swept {
-    fn fail(&mut self, path: &Path, error: &io::Error) {
+    fn fail(&mut self, note: String) {
         self.failed += 1;
         if self.notes.len() < SWEEP_NOTES_MAX {
-            self.notes.push(failure(path, error));
+            self.notes.push(note);
         }
     }
 }
@@ -224,8 +224,9 @@ impl Results {
         disk::link_latest(&link, started.run.as_str()).map_err(|error| failure(&link, &error))
     }
 
-    /// Runs that were not closed when the daemon died: those that still have a `running.json`.
-    /// Call it before any run starts.
+    /// Runs that still have a `running.json`: those that go on, which the caller knows, and those
+    /// that were not closed when the daemon died. Looks at every result, so it has no place in
+    /// the way of the start.
     ///
     /// # Errors
     /// In words, when the folders cannot be listed.
@@ -347,13 +348,42 @@ impl Results {
         Ok(bytes)
     }
 
-    /// Removes the results that the bounds do not allow: see [`cleanup::sweep`]. Blocks on the
-    /// disk, and looks at every result: not for each run's end.
+    /// Removes the results of all jobs that the bounds do not allow: see [`cleanup::sweep`].
+    /// Blocks on the disk and looks at every result, so it is for now and then.
     #[must_use]
     pub fn sweep(&self, now: Timestamp, keep_of: &dyn Fn(&str) -> Keep, total_bytes: u64) -> Swept {
         let mut swept = Swept::default();
-        let listing = self.listing(now, keep_of, &mut swept);
-        for kept in cleanup::sweep(now, &listing, keep_of, total_bytes) {
+        let mut listing = Vec::new();
+        match self.jobs() {
+            Ok(jobs) => {
+                for job in jobs {
+                    self.list_job(now, &job, keep_of(&job), &mut listing, &mut swept);
+                }
+            }
+            Err(note) => swept.fail(note),
+        }
+        self.remove_all(
+            &cleanup::sweep(now, &listing, keep_of, total_bytes),
+            &mut swept,
+        );
+        swept
+    }
+
+    /// Removes the results of one job that its own bounds do not allow; for the end of a run.
+    #[must_use]
+    pub fn sweep_job(&self, now: Timestamp, job: &str, keep: Keep) -> Swept {
+        let mut swept = Swept::default();
+        let mut listing = Vec::new();
+        self.list_job(now, job, keep, &mut listing, &mut swept);
+        self.remove_all(
+            &cleanup::sweep(now, &listing, |_| keep, u64::MAX),
+            &mut swept,
+        );
+        swept
+    }
+
+    fn remove_all(&self, remove: &[&Kept], swept: &mut Swept) {
+        for kept in remove {
             let dir = self.run_dir(&kept.job, &kept.run);
             match disk::remove_tree(&dir) {
                 Ok(()) => {
@@ -361,41 +391,36 @@ impl Results {
                     swept.bytes += kept.bytes;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => swept.fail(&dir, &error),
+                Err(error) => swept.fail(failure(&dir, &error)),
             }
         }
-        swept
     }
 
-    fn listing(
+    fn list_job(
         &self,
         now: Timestamp,
-        keep_of: &dyn Fn(&str) -> Keep,
+        job: &str,
+        keep: Keep,
+        listing: &mut Vec<Kept>,
         swept: &mut Swept,
-    ) -> Vec<Kept> {
-        let mut listing = Vec::new();
-        let jobs = self.jobs().unwrap_or_else(|note| {
-            swept.failed += 1;
-            swept.notes.push(note);
-            Vec::new()
-        });
-        for job in jobs {
-            let age = keep_of(&job).age;
-            for run in self.runs(&job).unwrap_or_default() {
-                let dir = self.run_dir(&job, &run);
-                match OsDisk.list(&dir) {
-                    Ok(entries) => listing.push(Kept {
-                        at: self.age_from(&job, &run, now, age),
-                        bytes: entries.iter().map(|entry| entry.bytes).sum(),
-                        state: state_of(&entries),
-                        job: job.clone(),
-                        run,
-                    }),
-                    Err(error) => swept.fail(&dir, &error),
-                }
+    ) {
+        let runs = match self.runs(job) {
+            Ok(runs) => runs,
+            Err(note) => return swept.fail(note),
+        };
+        for run in runs {
+            let dir = self.run_dir(job, &run);
+            match OsDisk.list(&dir) {
+                Ok(entries) => listing.push(Kept {
+                    at: self.age_from(job, &run, now, keep.age),
+                    bytes: entries.iter().map(|entry| entry.bytes).sum(),
+                    state: state_of(&entries),
+                    job: job.to_owned(),
+                    run,
+                }),
+                Err(error) => swept.fail(failure(&dir, &error)),
             }
         }
-        listing
     }
 
     /// From when a result's age counts: its run's end. The start is in its name and never later,

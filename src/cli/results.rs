@@ -239,7 +239,7 @@ fn one_run(record: &Record, out: &mut dyn Write) -> Result<(), Failure> {
         ("took", record.duration.clone().unwrap_or_default()),
         ("outcome", ending(record)),
         ("reason", record.reason.clone().unwrap_or_default()),
-        ("output", record.counts.map_or_else(String::new, printed)),
+        ("lines", record.counts.map_or_else(String::new, printed)),
         ("events", counts_of_events(record, counts)),
     ];
     for (name, value) in lines {
@@ -262,10 +262,10 @@ fn ending(record: &Record) -> String {
 fn printed(counts: Counts) -> String {
     let cut = match counts.lines_cut {
         0 => String::new(),
-        cut => format!(", {cut} lines cut"),
+        cut => format!(", {cut} cut"),
     };
     format!(
-        "{} lines of stdout, {} of stderr, {}{cut}",
+        "{} on stdout, {} on stderr, {}{cut}",
         counts.stdout_lines,
         counts.stderr_lines,
         show_bytes(counts.bytes_read)
@@ -358,4 +358,162 @@ fn visible(text: &str) -> String {
         }
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Tick;
+    use crate::event::Seq;
+    use crate::results::Ended;
+    use crate::results::Started;
+    use crate::run::Exit;
+    use crate::run::Outcome;
+    use crate::run::Trigger;
+    use crate::units::Timestamp;
+
+    const AT: Timestamp = Timestamp(1_763_712_488_123);
+
+    fn ran(results: &Results, job: &str, at: Timestamp, printed: &[u8]) -> RunId {
+        let run = RunId::new(at, 0);
+        let started = Started {
+            job,
+            run: &run,
+            generation: "0123456789abcdef",
+            trigger: Trigger::Manual,
+            scheduled_at: None,
+            at,
+        };
+        let mut files = results.start(&started);
+        files.output(Stream::Stdout, printed, Tick(0));
+        let note = files.end(&Ended {
+            at,
+            took: Duration::from_secs(2),
+            outcome: Outcome::Failed,
+            exit: Some(Exit::Code(3)),
+            reason: Some("exit code 3"),
+            counts: Counts {
+                stdout_lines: 1,
+                events: 1,
+                bytes_read: 2048,
+                ..Counts::default()
+            },
+            captured: Some(Seq(9)),
+        });
+        assert_eq!(note, None);
+        run
+    }
+
+    fn shown(results: &Results, words: &[&str]) -> Result<String, Failure> {
+        let (names, flags): (Vec<&str>, Vec<&str>) =
+            words.iter().partition(|word| !word.starts_with("--"));
+        let name = |at: usize| names.get(at).map(|name| (*name).to_owned());
+        let args = ResultsArgs {
+            job: name(0),
+            run: name(1),
+            json: !flags.is_empty(),
+        };
+        let mut out = Vec::new();
+        show(results, &args, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn jobs_runs_and_one_run_are_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::new(dir.path().join("results"));
+        assert_eq!(shown(&results, &[]).unwrap(), "no results yet\n");
+        ran(&results, "disk", AT, b"hi\n");
+        let newest = ran(&results, "disk", Timestamp(AT.0 + 1000), b"hello\n");
+        assert_eq!(
+            shown(&results, &[]).unwrap(),
+            "JOB   LAST OUTCOME  STARTED                   TOOK  RUNS\n\
+             disk  failed        2025-11-21T08:08:09.123Z  2.0s  2\n"
+        );
+        let runs = shown(&results, &["disk"]).unwrap();
+        assert_eq!(runs.lines().count(), 3);
+        assert!(runs.lines().nth(1).unwrap().starts_with(newest.as_str()));
+        let one = shown(&results, &["disk", "latest"]).unwrap();
+        assert_eq!(
+            one,
+            "job         disk\n\
+             run         20251121-080809.123-00000000\n\
+             generation  0123456789abcdef\n\
+             trigger     manual\n\
+             started     2025-11-21T08:08:09.123Z\n\
+             ended       2025-11-21T08:08:09.123Z\n\
+             took        2.0s\n\
+             outcome     failed, exit code 3\n\
+             reason      exit code 3\n\
+             lines       1 on stdout, 0 on stderr, 2.0 KiB\n\
+             events      1, captured up to 9\n\
+             \n\
+             stdout:\n  hello\n"
+        );
+    }
+
+    #[test]
+    fn json_is_for_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::new(dir.path().join("results"));
+        let run = ran(&results, "disk", AT, b"");
+        let value = |words: &[&str]| -> serde_json::Value {
+            serde_json::from_str(&shown(&results, words).unwrap()).unwrap()
+        };
+        assert_eq!(value(&["--json"])[0]["last"]["outcome"], "failed");
+        assert_eq!(value(&["disk", "--json"])[0]["run"], run.as_str());
+        assert_eq!(value(&["disk", run.as_str(), "--json"])["exit_code"], 3);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_what_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::new(dir.path().join("results"));
+        let run = ran(&results, "disk", AT, b"");
+        for (words, told) in [
+            (vec!["dsik"], "lists the jobs"),
+            (vec!["../disk"], "lists the jobs"),
+            (vec!["disk", "yesterday"], run.as_str()),
+        ] {
+            let error = shown(&results, &words).unwrap_err();
+            assert!(matches!(error, Failure::NotThere(_)), "{words:?}");
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_script_cannot_drive_the_terminal() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::new(dir.path().join("results"));
+        ran(
+            &results,
+            "disk",
+            AT,
+            "\x1b[2J\u{9b}31m\u{202e}evil\x07\r\n".as_bytes(),
+        );
+        let one = shown(&results, &["disk", "latest"]).unwrap();
+        assert!(
+            one.contains("\\u{1b}[2J\\u{9b}31m\\u{202e}evil\\u{7}"),
+            "{one}"
+        );
+        assert!(one.chars().all(|c| c == '\n' || !c.is_control()));
+    }
+
+    #[test]
+    fn one_damaged_result_does_not_hide_the_others() {
+        use crate::disk::Disk;
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::new(dir.path().join("results"));
+        let run = ran(&results, "disk", AT, b"");
+        ran(&results, "web", AT, b"");
+        let record = crate::disk::under(dir.path(), &["results", "disk", run.as_str(), "run.json"]);
+        crate::disk::OsDisk
+            .replace(&record, b"{", crate::disk::Replace::Quick)
+            .unwrap();
+        let all = shown(&results, &[]).unwrap();
+        assert!(all.contains("unreadable") && all.contains("web"), "{all}");
+    }
 }

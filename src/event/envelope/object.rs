@@ -338,7 +338,14 @@ fn members(text: &str) -> Vec<(Cow<'_, str>, &str)> {
     last_of_each(found)
 }
 
+/// Up to so many members are compared each with each, which is faster than hashing.
+const PAIRWISE_MAX: usize = 32;
+
 fn last_of_each<'a>(mut found: Vec<(Cow<'a, str>, &'a str)>) -> Vec<(Cow<'a, str>, &'a str)> {
+    let few = found.len() <= PAIRWISE_MAX;
+    if few && (1..found.len()).all(|at| found[..at].iter().all(|(key, _)| *key != found[at].0)) {
+        return found;
+    }
     let mut last = HashMap::new();
     for (at, (key, _)) in found.iter().enumerate() {
         last.insert(key.clone(), at);
