@@ -192,12 +192,6 @@ impl Run {
         }
     }
 
-    /// Whether the run is over.
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.state == State::Ended
-    }
-
     /// Takes an input; gives what is to be done, in this order. Input that comes late, twice or
     /// out of place has no effect.
     pub fn step(&mut self, input: Input) -> Vec<Effect> {
@@ -534,7 +528,7 @@ mod tests {
                 assert_eq!(got.trim(), cell, "{input:?} in {name}");
             }
             let mut over = run_with(&[Input::Unrecorded]);
-            assert!(over.step(*input).is_empty() && over.is_ended());
+            assert!(over.step(*input).is_empty() && over.state == State::Ended);
         }
     }
 
@@ -600,7 +594,7 @@ mod tests {
                     }
                 }
                 prop_assert!(ends <= 1 && spawns <= 1);
-                prop_assert_eq!(run.is_ended(), ends == 1);
+                prop_assert_eq!(run.state == State::Ended, ends == 1);
                 Ok(())
             })
             .unwrap();

@@ -107,8 +107,10 @@ pub(super) struct Driver {
     timer: Option<Timer>,
     /// Since when the script's output waits for us.
     blocked_since: Option<Tick>,
-    /// When the result's files are due; `None` while nothing was printed since.
+    /// When the result's files are due; `None` while they show all that was printed.
     refresh_at: Option<Tick>,
+    /// When something was last printed.
+    printed_at: Tick,
     started_at: Timestamp,
     started: Tick,
     pid: Option<u32>,
@@ -158,6 +160,7 @@ impl Driver {
             timer: None,
             blocked_since: None,
             refresh_at: None,
+            printed_at: Tick::default(),
             started_at: clock::now(),
             started: clock::tick(),
             pid: None,
@@ -278,7 +281,9 @@ impl Driver {
     fn time_passed(&mut self) {
         let now = clock::tick();
         if self.refresh_at.is_some_and(|at| at <= now) {
-            self.refresh_at = None;
+            // What came since the files were last written may have been too new for this time.
+            let again = now.since(self.printed_at) <= REFRESH;
+            self.refresh_at = again.then(|| now.after(REFRESH));
             if let Some(files) = &mut self.files {
                 files.refresh(now);
             }
@@ -293,6 +298,7 @@ impl Driver {
     fn read(&mut self, stream: Stream) {
         let now = clock::tick();
         let (files, refresh_at) = (&mut self.files, &mut self.refresh_at);
+        self.printed_at = now;
         let keep = |bytes: &[u8]| {
             if let Some(files) = files {
                 files.output(stream, bytes, now);

@@ -138,3 +138,23 @@ fn filled(text: &str, own: &BTreeMap<&'static str, OsString>) -> String {
     out.push_str(rest);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_references_to_our_own_variables_are_filled() {
+        let own = BTreeMap::from([("SPOOLBEAT_JOB", OsString::from("disk"))]);
+        for (text, wanted) in [
+            ("${SPOOLBEAT_JOB}", "disk"),
+            ("a ${SPOOLBEAT_JOB}/${SPOOLBEAT_JOB} b", "a disk/disk b"),
+            ("since=${SPOOLBEAT_LAST_SUCCESS_AT};", "since=;"),
+            ("${HOME} $SPOOLBEAT_JOB", "${HOME} $SPOOLBEAT_JOB"),
+            ("${SPOOLBEAT_JOB", "${SPOOLBEAT_JOB"),
+            ("", ""),
+        ] {
+            assert_eq!(filled(text, &own), wanted, "{text}");
+        }
+    }
+}

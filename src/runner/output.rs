@@ -68,6 +68,12 @@ impl Pool {
         Self(Arc::new(Semaphore::new(POOL_BYTES / POOL_UNIT_BYTES)))
     }
 
+    /// A pool of another size, for tests of what happens when it is empty.
+    #[cfg(test)]
+    fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes / POOL_UNIT_BYTES)))
+    }
+
     fn units(bytes: usize) -> u32 {
         u32::try_from(bytes.min(POOL_BYTES).div_ceil(POOL_UNIT_BYTES)).unwrap_or(u32::MAX)
     }
@@ -137,11 +143,19 @@ impl Output {
             lines: Lines::new(capture.max_event),
             capture,
         };
+        let (stdout, stderr) = (
+            pipe(Stream::Stdout, job.stdout),
+            pipe(Stream::Stderr, job.stderr),
+        );
+        Self::with(stdout, stderr, &job.name, gather, pool)
+    }
+
+    fn with(stdout: Pipe, stderr: Pipe, job: &str, gather: Gather, pool: Pool) -> Self {
         Self {
-            stdout: pipe(Stream::Stdout, job.stdout),
-            stderr: pipe(Stream::Stderr, job.stderr),
+            stdout,
+            stderr,
             gather,
-            log: LogLines::new(&job.name),
+            log: LogLines::new(job),
             pool,
             room: None,
             asked: None,
@@ -468,3 +482,6 @@ fn piece(bytes: &[u8]) -> (&[u8], usize) {
         piece = &piece[..piece.len() / 2];
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,58 @@ impl Uplink {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn portion(text: &[u8]) -> Portion {
+        let mut portion = Portion::default();
+        portion.frames.push(|out| out.extend_from_slice(text));
+        portion
+    }
+
+    #[tokio::test]
+    async fn portions_arrive_in_order_and_hold_the_run_until_they_are_captured() {
+        let (intake, mut taken) = Intake::channel(8);
+        let mut uplink = Uplink::new(intake);
+        for text in [b"0", b"1", b"2", b"3"] {
+            assert!(!uplink.is_full());
+            uplink.push(portion(text), None);
+        }
+        assert!(uplink.is_full());
+        let answers = tokio::spawn(async move {
+            for n in 0..4_u8 {
+                let (portion, captured) = taken.recv().await.unwrap();
+                assert_eq!(portion.frames.payloads().next().unwrap(), [b'0' + n]);
+                captured.send(Ok(Seq(u64::from(n)))).unwrap();
+            }
+        });
+        for n in 0..4 {
+            let durable = uplink.captured().await.unwrap();
+            let wanted = Durable {
+                events: 1,
+                seq: Seq(n),
+            };
+            assert_eq!(durable, wanted);
+            assert!(!uplink.is_full());
+        }
+        assert!(uplink.is_empty());
+        answers.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_goes_away_refuses_what_it_has_not_captured() {
+        let (intake, mut taken) = Intake::channel(8);
+        let mut uplink = Uplink::new(intake);
+        uplink.push(portion(b"0"), None);
+        uplink.push(portion(b"1"), None);
+        tokio::spawn(async move {
+            let (_, captured) = taken.recv().await.unwrap();
+            captured.send(Ok(Seq(1))).unwrap();
+        });
+        assert!(uplink.captured().await.is_ok());
+        assert_eq!(uplink.captured().await, Err(Refused::Closed));
+    }
+}
