@@ -123,7 +123,10 @@ impl Ledger {
                 scheduled_at,
                 at,
             } => {
-                self.past(job).last_fire = Some(scheduled_at.unwrap_or(*at));
+                // A run by hand does not move the phase of the schedule.
+                if *trigger != Trigger::Manual {
+                    self.past(job).last_fire = Some(scheduled_at.unwrap_or(*at));
+                }
                 let open = OpenRun {
                     job: job.clone(),
                     generation: generation.clone(),
