@@ -57,6 +57,13 @@ use crate::units::Timestamp;
 /// is on disk before; without the checkpoint the next start reads more of the log.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a second daemon tries to get the lock: long enough for a dead daemon's children, short
+/// enough that it ends within a second.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Between two tries.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
 /// Where the kernel hands out random identifiers.
 const KERNEL_UUID: &str = "/proc/sys/kernel/random/uuid";
 
@@ -82,7 +89,7 @@ pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
     };
     made(dir("queue"))?;
     let path = root.join("queue").join("lock");
-    let lock = disk::lock(&path).map_err(|error| Error::Disk { path, error })?;
+    let lock = lock(&path).map_err(|error| Error::Disk { path, error })?;
     let Some(lock) = lock else {
         return Err(Error::Locked {
             root: root.to_path_buf(),
@@ -95,6 +102,19 @@ pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
         root: root.to_path_buf(),
         lock,
     })
+}
+
+/// Takes the lock, with patience for a daemon that has just been killed: a child that it was about
+/// to start has the lock too until it executes its program.
+fn lock(path: &Path) -> io::Result<Option<Lock>> {
+    let started = clock::tick();
+    loop {
+        let lock = disk::lock(path)?;
+        if lock.is_some() || clock::tick().since(started) >= LOCK_PATIENCE {
+            return Ok(lock);
+        }
+        clock::pause(LOCK_RETRY);
+    }
 }
 
 /// See the module's header.
