@@ -35,7 +35,8 @@ const TIMES_SHOWN: usize = 5;
   spoolbeat check --json | jq .problems")]
 pub struct Args {
     /// The root directory, or its spoolbeat.toml; found as always if it is left out.
-    root: Option<PathBuf>,
+    #[arg(value_name = "ROOT")]
+    place: Option<PathBuf>,
     /// Check this job only.
     #[arg(long, value_name = "JOB")]
     job: Option<String>,
@@ -67,7 +68,7 @@ struct Checked {
 /// Checks the root that is named, `given` (`--root`) or found, and prints what was found.
 #[must_use]
 pub fn run(args: &Args, given: Option<&Path>, overrides: &[String]) -> ExitCode {
-    let place = match find_root(args.root.as_deref().or(given)) {
+    let place = match find_root(args.place.as_deref().or(given)) {
         Ok(place) => place,
         Err(message) => return say::fail(&message, say::BAD_CONFIG),
     };

@@ -66,15 +66,15 @@ hosts = ["127.0.0.1:5044"]
   spoolbeat init /var/lib/spoolbeat && spoolbeat new hello --root /var/lib/spoolbeat")]
 pub struct Args {
     /// The directory; it is made if it is missing.
-    #[arg(default_value = ".")]
-    root: PathBuf,
+    #[arg(value_name = "ROOT", default_value = ".")]
+    place: PathBuf,
 }
 
 /// Makes the root.
 #[must_use]
 pub fn run(args: &Args, disk: &dyn Disk) -> ExitCode {
-    let shown = args.root.display();
-    match make(&args.root, disk) {
+    let shown = args.place.display();
+    match make(&args.place, disk) {
         Ok(()) => say::report(
             &format!(
                 "made {shown}\nnext: spoolbeat new hello --root {shown}\n      spoolbeat check {shown}\n"

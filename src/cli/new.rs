@@ -144,93 +144,14 @@ every = "1m"
 /// other than 0 makes the run a failed one.
 const fn skeleton(language: Language) -> (&'static str, &'static str) {
     match language {
-        Language::Python => (
-            "main.py",
-            r#"#!/usr/bin/env python3
-"""Each line on standard output becomes an event; an exit code other than 0 is a failed run."""
-import os
-import sys
-
-
-def main() -> int:
-    print("hello from python")
-    print("last success:", os.environ.get("SPOOLBEAT_LAST_SUCCESS_AT", "never"), file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-"#,
-        ),
-        Language::Bash => (
-            "main.sh",
-            r#"#!/usr/bin/env bash
-# Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-set -euo pipefail
-
-echo "hello from bash"
-echo "last success: ${SPOOLBEAT_LAST_SUCCESS_AT:-never}" >&2
-"#,
-        ),
-        Language::Sh => (
-            "main.sh",
-            r#"#!/bin/sh
-# Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-set -eu
-
-echo "hello from sh"
-echo "last success: ${SPOOLBEAT_LAST_SUCCESS_AT:-never}" >&2
-"#,
-        ),
-        Language::Powershell => (
-            "main.ps1",
-            r#"#!/usr/bin/env pwsh
-# Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-$ErrorActionPreference = 'Stop'
-
-Write-Output 'hello from powershell'
-$last = if ($env:SPOOLBEAT_LAST_SUCCESS_AT) { $env:SPOOLBEAT_LAST_SUCCESS_AT } else { 'never' }
-[Console]::Error.WriteLine("last success: $last")
-"#,
-        ),
-        Language::Node => (
-            "main.js",
-            r#"#!/usr/bin/env node
-// Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-console.log('hello from node');
-console.error(`last success: ${process.env.SPOOLBEAT_LAST_SUCCESS_AT ?? 'never'}`);
-"#,
-        ),
-        Language::Perl => (
-            "main.pl",
-            r#"#!/usr/bin/env perl
-# Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-use strict;
-use warnings;
-
-$| = 1; # lines leave at once, not when the script ends
-print "hello from perl\n";
-print STDERR "last success: ", $ENV{SPOOLBEAT_LAST_SUCCESS_AT} // 'never', "\n";
-"#,
-        ),
-        Language::Ruby => (
-            "main.rb",
-            r#"#!/usr/bin/env ruby
-# Each line on standard output becomes an event; an exit code other than 0 is a failed run.
-$stdout.sync = true # lines leave at once, not when the script ends
-
-puts 'hello from ruby'
-warn "last success: #{ENV.fetch('SPOOLBEAT_LAST_SUCCESS_AT', 'never')}"
-"#,
-        ),
-        Language::Exec => (
-            "main",
-            r#"#!/bin/sh
-# Any executable file will do. Each line on standard output becomes an event; an exit code
-# other than 0 is a failed run.
-echo "hello from an executable"
-"#,
-        ),
+        Language::Python => ("main.py", include_str!("skeletons/python.py")),
+        Language::Bash => ("main.sh", include_str!("skeletons/bash.sh")),
+        Language::Sh => ("main.sh", include_str!("skeletons/sh.sh")),
+        Language::Powershell => ("main.ps1", include_str!("skeletons/powershell.ps1")),
+        Language::Node => ("main.js", include_str!("skeletons/node.js")),
+        Language::Perl => ("main.pl", include_str!("skeletons/perl.pl")),
+        Language::Ruby => ("main.rb", include_str!("skeletons/ruby.rb")),
+        Language::Exec => ("main", include_str!("skeletons/exec.sh")),
     }
 }
 

@@ -9,23 +9,21 @@ use std::path::Component;
 use std::path::Path;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::DeTable;
-use toml::de::DeValue;
-
 use super::JOB_FILE;
 use super::Problem;
 use super::check_name;
+use super::defaults::Defaults;
+use super::defaults::KINDS;
+use super::defaults::lay_over;
 use super::expand::is_name;
 use super::read_text;
 use super::reader::Leaf;
-use super::reader::Lookup;
-use super::reader::Origin;
-use super::reader::Segment;
-use super::reader::Source;
 use super::reader::Table;
-use super::reader::merge;
 use super::reader::not_one_of;
+use super::source::Lookup;
+use super::source::Origin;
+use super::source::Segment;
+use super::source::Source;
 use super::variable;
 use crate::event::EVENT_BYTES_MAX;
 use crate::event::Route;
@@ -40,9 +38,6 @@ use crate::job::Language;
 use crate::job::Script;
 use crate::schedule::Cron;
 use crate::schedule::Schedule;
-
-/// The keys of `[schedule]` of which a job has exactly one.
-const KINDS: [&str; 5] = ["cron", "every", "every_after", "once", "keep_running"];
 
 const SCHEDULE_EXAMPLE: &str = "every = \"5m\", or cron = \"*/5 * * * *\"";
 const RUN_EXAMPLE: &str = "run = \"collect.py\"";
@@ -64,48 +59,6 @@ const MAX_EVENT: u64 = 1 << 20;
 
 /// Smallest and largest `max_event`: the largest leaves 1 MiB of an event to its metadata.
 const MAX_EVENT_RANGE: Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
-
-/// `[defaults]` of the root configuration, as text: each job is laid over it anew, so that a
-/// problem still names the file that a value stands in.
-#[derive(Debug, Clone)]
-pub struct Defaults {
-    segments: Vec<Segment>,
-}
-
-impl Defaults {
-    /// Defaults that set nothing.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self {
-            segments: Vec::new(),
-        }
-    }
-
-    pub(super) const fn new(segments: Vec<Segment>) -> Self {
-        Self { segments }
-    }
-
-    /// The texts behind a job's own of `length` bytes.
-    fn behind(&self, length: usize) -> impl Iterator<Item = Segment> {
-        self.segments.iter().map(move |segment| Segment {
-            start: segment.start + length + 1,
-            ..segment.clone()
-        })
-    }
-}
-
-/// Two defaults are equal when they come from equal texts.
-impl PartialEq for Defaults {
-    fn eq(&self, other: &Self) -> bool {
-        let texts = |of: &Self| -> Vec<String> {
-            of.segments
-                .iter()
-                .map(|segment| segment.text.clone())
-                .collect()
-        };
-        texts(self) == texts(other)
-    }
-}
 
 /// Loads the job `name` from its folder, or from a copy of it.
 ///
@@ -146,7 +99,7 @@ fn load_job_with(
     segments.extend(defaults.behind(segments[0].text.len()));
     let source = Source::new(segments, lookup);
     let mut tree = source.tree(0);
-    if !defaults.segments.is_empty() {
+    if !defaults.is_none() {
         lay_over(&mut tree, source.tree(1));
     }
     let mut table = Table::root(&source, tree);
@@ -177,39 +130,6 @@ pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
     raw.check_names(&table);
     raw.route(&table, outputs);
     table.finish();
-}
-
-/// Lays a job's own tree over `[defaults]` of the root's tree.
-fn lay_over<'t>(own: &mut DeTable<'t>, mut root: DeTable<'t>) {
-    let Some(defaults) = root.remove("defaults") else {
-        return;
-    };
-    let at = defaults.span();
-    let DeValue::Table(mut defaults) = defaults.into_inner() else {
-        return;
-    };
-    // `[defaults] timezone` is short for the one key of `[schedule]` that all jobs share.
-    if let Some(zone) = defaults.remove_entry("timezone") {
-        let mut schedule = DeTable::new();
-        schedule.insert(zone.0, zone.1);
-        let mut short = DeTable::new();
-        let key = Spanned::new(at.clone(), "schedule".into());
-        short.insert(key, Spanned::new(at, DeValue::Table(schedule)));
-        merge(&mut defaults, short);
-    }
-    // A job's own kind of schedule displaces the default kind; they would be two.
-    let has_kind = |tree: &DeTable<'_>| {
-        let schedule = tree.get("schedule").and_then(|s| s.get_ref().as_table());
-        schedule.is_some_and(|table| KINDS.iter().any(|kind| table.contains_key(*kind)))
-    };
-    if has_kind(own)
-        && let Some(DeValue::Table(schedule)) = defaults.get_mut("schedule").map(Spanned::get_mut)
-    {
-        for kind in KINDS {
-            schedule.remove(kind);
-        }
-    }
-    merge(own, defaults);
 }
 
 /// The keys that are there, each of its type.
@@ -614,5 +534,4 @@ fn values(leaves: Option<Vec<Leaf<String>>>) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "job_tests.rs"]
 mod tests;

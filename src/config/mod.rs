@@ -13,19 +13,21 @@ use crate::files;
 use crate::queue;
 use crate::sink;
 
+mod defaults;
 mod expand;
 mod find;
 mod folder;
 mod job;
 mod reader;
 mod root;
+mod source;
 mod words;
 
+pub use defaults::Defaults;
 pub use find::find_root;
 pub use folder::check_folder;
 pub use folder::check_jobs;
 pub use folder::check_name;
-pub use job::Defaults;
 pub use job::load_job;
 pub use root::load_root;
 
@@ -89,7 +91,7 @@ fn read_text(path: &Path, file: &str) -> Result<String, Problem> {
     })?;
     let place = |at: usize, message: &str| {
         let before = String::from_utf8_lossy(&bytes[..at]);
-        let (line, column) = reader::line_and_column(&before, before.len());
+        let (line, column) = source::line_and_column(&before, before.len());
         Problem {
             line,
             column,

@@ -18,12 +18,12 @@ use super::Root;
 use super::job;
 use super::read_text;
 use super::reader::Leaf;
-use super::reader::Lookup;
-use super::reader::Origin;
-use super::reader::Segment;
-use super::reader::Source;
 use super::reader::Table;
 use super::reader::not_one_of;
+use super::source::Lookup;
+use super::source::Origin;
+use super::source::Segment;
+use super::source::Source;
 use super::variable;
 use crate::files;
 use crate::queue;
@@ -438,5 +438,4 @@ fn read_log(root: &mut Table<'_, '_>) -> Log {
 }
 
 #[cfg(test)]
-#[path = "root_tests.rs"]
 mod tests;

@@ -12,6 +12,7 @@ mod driver;
 mod generations;
 mod inbox;
 mod watch;
+mod watches;
 
 pub use driver::Checks;
 pub use driver::Settings;

@@ -16,6 +16,10 @@ use crate::units::Timestamp;
 /// It counts from the first event and is not extended, so a storm cannot put the look off.
 const LOOK_DELAY: Duration = Duration::from_millis(100);
 
+/// From the news that a folder was renamed in to the look at it: the watcher tells where it came
+/// from a moment later, and a renamed job goes under its old name before it comes.
+const RENAME_DELAY: Duration = Duration::from_millis(10);
+
 /// A folder that is only touched, over and over, while nothing in it grows or appears, is taken
 /// for settled after this many times `settle`.
 const TOUCHED_SETTLES: u32 = 10;
@@ -123,7 +127,8 @@ impl Watch {
         entry.hint = entry.hint.max(Some(hint));
         let at = match hint {
             Hint::Touched => now.tick.after(LOOK_DELAY),
-            Hint::RenamedAway | Hint::RenamedIn => now.tick,
+            Hint::RenamedIn => now.tick.after(RENAME_DELAY),
+            Hint::RenamedAway => now.tick,
         };
         let at = entry.due.map_or(at, |due| due.min(at));
         self.set_due(folder, Some(at));
@@ -354,8 +359,9 @@ mod tests {
         let mut watch = Watch::new(SETTLE);
         watch.hint("a", Hint::RenamedIn, at(5));
         watch.hint("a", Hint::Touched, at(6));
-        assert_eq!(watch.due(at(5)), ["a"]);
-        assert_eq!(watch.look("a", fresh(1, 5), at(5)), settled());
+        assert_eq!(watch.due(at(14)), Vec::<String>::new());
+        assert_eq!(watch.due(at(15)), ["a"]);
+        assert_eq!(watch.look("a", fresh(1, 5), at(15)), settled());
     }
 
     #[test]

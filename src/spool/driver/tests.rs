@@ -7,11 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::disk::OsDisk;
 
-const SETTLE: Duration = Duration::from_millis(150);
+/// Longer than a busy machine takes between two steps of one edit.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Long enough for a second, wrong, reload to show itself.
-const QUIET: Duration = Duration::from_millis(600);
+const QUIET: Duration = Duration::from_millis(700);
 
 struct Bench {
     dir: tempfile::TempDir,

@@ -224,7 +224,7 @@ fn a_root_without_outputs_or_without_a_file_says_what_to_do() {
 }
 
 #[test]
-fn what_only_stands_elsewhere_in_the_file_does_not_change_the_defaults() {
+fn defaults_are_equal_when_they_come_from_equal_text() {
     let with = |text: &str| load(&format!("{SMALL}{text}"), &[]).unwrap().defaults;
     assert_eq!(with(""), with(""));
     assert_ne!(with(""), with("[defaults]\ntags = ['a']\n"));

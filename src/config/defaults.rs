@@ -1,0 +1,93 @@
+//! `[defaults]`: what a job's own configuration is laid over.
+//!
+//! Must never decide what a key means, only which of two values stands.
+
+use toml::Spanned;
+use toml::de::DeTable;
+use toml::de::DeValue;
+
+use super::source::Segment;
+use super::source::merge;
+
+/// The keys of `[schedule]` of which a job has exactly one.
+pub(super) const KINDS: [&str; 5] = ["cron", "every", "every_after", "once", "keep_running"];
+
+/// `[defaults]` of the root configuration, as text: each job is laid over it anew, so that a
+/// problem still names the file that a value stands in.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    segments: Vec<Segment>,
+}
+
+impl Defaults {
+    /// Defaults that set nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            segments: Vec::new(),
+        }
+    }
+
+    /// Whether they set nothing.
+    pub(super) fn is_none(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    pub(super) const fn new(segments: Vec<Segment>) -> Self {
+        Self { segments }
+    }
+
+    /// The texts behind a job's own of `length` bytes.
+    pub(super) fn behind(&self, length: usize) -> impl Iterator<Item = Segment> {
+        self.segments.iter().map(move |segment| Segment {
+            start: segment.start + length + 1,
+            ..segment.clone()
+        })
+    }
+}
+
+/// Two defaults are equal when they come from equal texts.
+impl PartialEq for Defaults {
+    fn eq(&self, other: &Self) -> bool {
+        let texts = |of: &Self| -> Vec<String> {
+            of.segments
+                .iter()
+                .map(|segment| segment.text.clone())
+                .collect()
+        };
+        texts(self) == texts(other)
+    }
+}
+
+/// Lays a job's own tree over `[defaults]` of the root's tree.
+pub(super) fn lay_over<'t>(own: &mut DeTable<'t>, mut root: DeTable<'t>) {
+    let Some(defaults) = root.remove("defaults") else {
+        return;
+    };
+    let at = defaults.span();
+    let DeValue::Table(mut defaults) = defaults.into_inner() else {
+        return;
+    };
+    // `[defaults] timezone` is short for the one key of `[schedule]` that all jobs share.
+    if let Some(zone) = defaults.remove_entry("timezone") {
+        let mut schedule = DeTable::new();
+        schedule.insert(zone.0, zone.1);
+        let mut short = DeTable::new();
+        let key = Spanned::new(at.clone(), "schedule".into());
+        short.insert(key, Spanned::new(at, DeValue::Table(schedule)));
+        merge(&mut defaults, short);
+    }
+    // A job's own kind of schedule displaces the default kind; they would be two.
+    let has_kind = |tree: &DeTable<'_>| {
+        let schedule = tree.get("schedule").and_then(|s| s.get_ref().as_table());
+        schedule.is_some_and(|table| KINDS.iter().any(|kind| table.contains_key(*kind)))
+    };
+    if has_kind(own)
+        && let Some(DeValue::Table(schedule)) = defaults.get_mut("schedule").map(Spanned::get_mut)
+    {
+        for kind in KINDS {
+            schedule.remove(kind);
+        }
+    }
+    merge(own, defaults);
+}
