@@ -10,6 +10,7 @@ use crate::job::Format;
 use crate::job::Keep;
 use crate::job::Language;
 use crate::job::Script;
+use crate::run::Trigger;
 use crate::status::DaemonState;
 use crate::status::JobState;
 
