@@ -373,6 +373,7 @@ fn past_of(past: &JobPast) -> Past {
             ended_at: At(Timestamp(last.at)),
             duration_ms: status::millis(Timestamp(last.at).since(Timestamp(last.started_at))),
         }),
+        runs: status::Outcomes::default(),
     }
 }
 

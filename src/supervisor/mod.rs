@@ -81,7 +81,6 @@ struct Known {
     runs: Vec<RunId>,
     /// Interrupted runs whose end is not recorded yet: it must not run before.
     closing: u32,
-    counts: status::Outcomes,
 }
 
 /// A run that goes on.
@@ -105,8 +104,8 @@ pub struct Supervisor {
     /// The pasts of all others: at most [`REMOVED_MAX`], or as many as the ledger told at the start.
     pasts: HashMap<Arc<str>, Past>,
     runs: HashMap<RunId, Live>,
-    /// Interrupted runs whose end is not recorded yet, with their jobs.
-    closing: HashMap<RunId, Arc<str>>,
+    /// Interrupted runs whose end is not recorded yet.
+    closing: HashMap<RunId, OpenRun>,
     /// Why schedules are paused.
     paused: Option<String>,
     /// Why `jobs/` cannot be looked at.
@@ -146,7 +145,7 @@ impl Supervisor {
         for open in start.open {
             let name: Arc<str> = Arc::from(open.job.as_str());
             supervisor.known(&name).closing += 1;
-            supervisor.closing.insert(open.run.clone(), name);
+            supervisor.closing.insert(open.run.clone(), open.clone());
             effects.push(Effect::CloseInterrupted(open));
         }
         (supervisor, effects)
@@ -329,7 +328,7 @@ impl Supervisor {
         let name: Arc<str> = Arc::from(live.job.name.as_str());
         let known = self.known(&name);
         known.runs.retain(|run| *run != ended.run);
-        known.counts.add(ended.outcome);
+        known.past.runs.add(ended.outcome);
         known.past.done_generation = Some(live.job.generation.clone());
         if ended.outcome == Outcome::Success {
             known.past.last_success_at = Some(ended.started_at);
@@ -377,12 +376,21 @@ impl Supervisor {
     }
 
     fn closed(&mut self, now: Now, run: &RunId, effects: &mut Vec<Effect>) {
-        let Some(name) = self.closing.remove(run) else {
+        let Some(open) = self.closing.remove(run) else {
             return;
         };
+        let name: Arc<str> = Arc::from(open.job);
         let known = self.known(&name);
         known.closing = known.closing.saturating_sub(1);
-        known.counts.add(Outcome::Interrupted);
+        known.past.runs.add(Outcome::Interrupted);
+        known.past.last_run = Some(status::LastRun {
+            run: open.run,
+            outcome: Outcome::Interrupted,
+            reason: Some("the daemon ended while it ran".to_owned()),
+            started_at: status::At(open.at),
+            ended_at: status::At(now.wall),
+            duration_ms: status::millis(now.wall.since(open.at)),
+        });
         if known.closing == 0 {
             self.plan(now, &name, effects);
             self.forget_if_gone(&name);

@@ -60,7 +60,7 @@ impl Supervisor {
             last_run: known.past.last_run.clone(),
             next_at: view.as_ref().and_then(|view| view.next).map(At),
             last_success_at: known.past.last_success_at.map(At),
-            runs: known.counts,
+            runs: known.past.runs,
             captured_events: 0,
             skipped_ticks: view.map_or(0, |view| view.skipped),
             problems: known.problems.clone(),

@@ -488,12 +488,27 @@ fn an_interrupted_run_is_closed_before_its_job_runs_again() {
 }
 
 #[test]
+fn an_interrupted_run_is_shown_even_if_it_was_closed_before_its_job_was_known() {
+    let open = open_run("disk");
+    let mut rig = Rig::new(Mode::Serve, BTreeMap::new(), vec![open.clone()]);
+    rig.note(Note::Closed {
+        run: open.run.clone(),
+    });
+    assert!(rig.supervisor.snapshot().jobs.is_empty());
+    only(rig.load(minutely("disk", "g1")));
+    let shown = rig.job("disk");
+    assert_eq!(shown.runs.interrupted, 1);
+    assert_eq!(shown.last_run.unwrap().run, open.run);
+}
+
+#[test]
 fn the_phase_of_a_schedule_is_kept_across_restarts() {
     let past = Past {
         last_fire: Some(Timestamp(BEGIN - 40_000)),
         last_success_at: Some(Timestamp(BEGIN - 39_000)),
         done_generation: Some("g1".to_owned()),
         last_run: None,
+        runs: status::Outcomes::default(),
     };
     let pasts = ["disk", "setup"].map(|name| (name.to_owned(), past.clone()));
     let mut rig = Rig::new(Mode::Serve, BTreeMap::from(pasts), Vec::new());

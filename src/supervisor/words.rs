@@ -205,6 +205,8 @@ pub struct Past {
     pub done_generation: Option<String>,
     /// The run that ended last.
     pub last_run: Option<status::LastRun>,
+    /// Ended runs since the daemon was started.
+    pub runs: status::Outcomes,
 }
 
 /// A run that the ledger has a start of, and no end.
