@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cleanup::Keep;
 use crate::event::Route;
 use crate::schedule::Schedule;
 
@@ -171,15 +172,4 @@ pub enum Format {
     Text,
     /// The line is a JSON object and its keys are the event's; anything else is taken as text.
     Json,
-}
-
-/// `[results] keep`: what is kept of a job's ended runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// At most this many.
-    pub runs: u32,
-    /// Not longer than this.
-    pub age: Duration,
-    /// Not more than this many bytes.
-    pub bytes: u64,
 }

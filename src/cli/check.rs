@@ -70,7 +70,7 @@ struct Checked {
 pub fn run(args: &Args, given: Option<&Path>, overrides: &[String]) -> ExitCode {
     let place = match find_root(args.place.as_deref().or(given)) {
         Ok(place) => place,
-        Err(message) => return say::fail(&message, say::BAD_CONFIG),
+        Err(message) => return say::fail(say::BAD_CONFIG, &message),
     };
     let report = check(&place, args.job.as_deref(), overrides, clock::now());
     let code = if report.problems.is_empty() {
@@ -83,7 +83,7 @@ pub fn run(args: &Args, given: Option<&Path>, overrides: &[String]) -> ExitCode 
     }
     match serde_json::to_string(&report) {
         Ok(json) => say::report(&format!("{json}\n"), code),
-        Err(error) => say::fail(&format!("the report cannot be written: {error}"), 1),
+        Err(error) => say::fail(1, &format!("the report cannot be written: {error}")),
     }
 }
 

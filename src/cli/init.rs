@@ -82,10 +82,10 @@ pub fn run(args: &Args, disk: &dyn Disk) -> ExitCode {
             0,
         ),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => say::fail(
-            &format!("{shown} has a {ROOT_FILE} already; it was left as it is"),
             CANNOT_MAKE,
+            &format!("{shown} has a {ROOT_FILE} already; it was left as it is"),
         ),
-        Err(error) => say::fail(&format!("{shown} cannot be made: {error}"), CANNOT_MAKE),
+        Err(error) => say::fail(CANNOT_MAKE, &format!("{shown} cannot be made: {error}")),
     }
 }
 

@@ -33,7 +33,6 @@ pub mod run;
 pub mod status;
 pub mod try_job;
 
-mod out;
 mod say;
 
 /// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
@@ -157,7 +156,7 @@ fn dispatch(cli: Cli) -> Done {
 
 /// Finds and loads the root configuration; says all its problems.
 fn load(given: Option<&Path>, overrides: &[String]) -> Result<config::Root, ExitCode> {
-    let place = config::find_root(given).map_err(|why| out::fail(say::BAD_CONFIG, &why))?;
+    let place = config::find_root(given).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
     config::load_root(&place, overrides).map_err(|problems| say::fail_config(&problems))
 }
 
@@ -166,7 +165,7 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| out::fail(EXIT_SYSTEM, &format!("no threads: {error}")))?;
+        .map_err(|error| say::fail(EXIT_SYSTEM, &format!("no threads: {error}")))?;
     let code = runtime.block_on(command);
     runtime.shutdown_background();
     Ok(code)
@@ -175,15 +174,15 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Done {
 fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let root = load(given, &[])?;
     log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
-    config::check_name(name).map_err(|why| out::fail(say::BAD_CONFIG, &why))?;
+    config::check_name(name).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
     let folder = root.dir.join("jobs").join(name);
-    let system = |error: &dyn std::fmt::Display| out::fail(EXIT_SYSTEM, &error.to_string());
+    let system = |error: &dyn std::fmt::Display| say::fail(EXIT_SYSTEM, &error.to_string());
     let uid = files::own_uid().map_err(|error| system(&error))?;
     let tree =
         config::check_folder(name, &folder, uid).map_err(|problems| say::fail_config(&problems))?;
     let generation = tree
         .content(&folder)
-        .map_err(|why| out::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
+        .map_err(|why| say::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
     let outputs: Vec<String> = root.outputs.into_iter().map(|output| output.name).collect();
     let job = config::load_job(name, &folder, &generation, &root.defaults, &outputs)
         .map_err(|problems| say::fail_config(&problems))?;
@@ -207,7 +206,7 @@ fn show_results(args: &results::ResultsArgs, given: Option<&Path>) -> Done {
         Err(results::Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(ExitCode::SUCCESS)
         }
-        Err(failure) => Err(out::fail(EXIT_ERROR, &failure.to_string())),
+        Err(failure) => Err(say::fail(EXIT_ERROR, &failure.to_string())),
     }
 }
 

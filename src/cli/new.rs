@@ -63,21 +63,21 @@ impl ValueEnum for Choice {
 #[must_use]
 pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
     if let Err(message) = check_name(&args.job) {
-        return say::fail(&message, CANNOT_MAKE);
+        return say::fail(CANNOT_MAKE, &message);
     }
     let root = match find_root(given) {
         Ok(place) => match load_root(&place, &[]) {
             Ok(root) => root,
             Err(problems) => return say::fail_config(&problems),
         },
-        Err(message) => return say::fail(&message, say::BAD_CONFIG),
+        Err(message) => return say::fail(say::BAD_CONFIG, &message),
     };
     let jobs = root.dir.join("jobs");
     match make(&jobs, &args.job, args.language, disk) {
         Ok(folder) => say::report(&format!("made {}\n", folder.display()), 0),
         Err(error) => say::fail(
-            &format!("{} cannot be made: {error}", jobs.join(&args.job).display()),
             CANNOT_MAKE,
+            &format!("{} cannot be made: {error}", jobs.join(&args.job).display()),
         ),
     }
 }

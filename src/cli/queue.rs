@@ -87,7 +87,7 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
     let dir = root.join("queue");
     let survey = match inspect::survey(&disk, &dir) {
         Ok(survey) => survey,
-        Err(error) => return super::out::fail(74, &error.to_string()),
+        Err(error) => return super::say::fail(74, &error.to_string()),
     };
     let done = match command {
         Command::Stat { json, .. } => stat(&survey, *json).map(|()| ExitCode::SUCCESS),
@@ -105,7 +105,7 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => super::out::fail(74, &format!("{}: {error}", dir.display())),
+        Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
     }
 }
 
@@ -185,7 +185,7 @@ fn cat(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> io
     wrote?;
     out.flush()?;
     if missed.records > 0 {
-        return Ok(super::out::fail(
+        return Ok(super::say::fail(
             1,
             &format!("{} records are damaged and were left out", missed.records),
         ));

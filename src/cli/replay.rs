@@ -62,7 +62,7 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         return match print(&disk, &dir, &filter) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => super::out::fail(74, &format!("{}: {error}", dir.display())),
+            Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
         };
     }
     let chosen = match &args.to {
@@ -76,7 +76,7 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
     }) = chosen
     else {
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-        return super::out::fail(
+        return super::say::fail(
             78,
             &format!(
                 "there is no such output; spoolbeat.toml has: {}",
@@ -94,15 +94,15 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
     let sent = send(windows, settings).await;
     let read = reader.await.unwrap_or_else(|error| Err(error.to_string()));
     match (sent, read) {
-        (Ok(events), Ok(0)) => super::out::say(&format!("{events} events sent again to {name}")),
-        (Ok(events), Ok(missed)) => super::out::fail(
+        (Ok(events), Ok(0)) => super::say::done(&format!("{events} events sent again to {name}")),
+        (Ok(events), Ok(missed)) => super::say::fail(
             1,
             &format!(
                 "{events} events sent again to {name}; {missed} damaged records were left out"
             ),
         ),
-        (Err(why), _) => super::out::fail(69, &why),
-        (_, Err(why)) => super::out::fail(74, &why),
+        (Err(why), _) => super::say::fail(69, &why),
+        (_, Err(why)) => super::say::fail(74, &why),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_SYSTEM;
 use crate::cli::block_on;
 use crate::cli::load;
-use crate::cli::out;
+use crate::cli::say;
 use crate::cli::say::BAD_CONFIG;
 use crate::daemon;
 use crate::daemon::Error;
@@ -67,7 +67,7 @@ pub struct Args {
 /// Runs the daemon. `given` is `--root`, `verbose` wins over the configured level.
 pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let root = load(args.root.as_deref().or(given), &args.overrides)?;
-    let level = log::level(&root.log.level).map_err(|why| out::fail(BAD_CONFIG, &why))?;
+    let level = log::level(&root.log.level).map_err(|why| say::fail(BAD_CONFIG, &why))?;
     log::start(args.log_format, verbose.unwrap_or(level));
     let mode = match args.once {
         true => Mode::Once {
@@ -78,7 +78,7 @@ pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> D
     block_on(async {
         match daemon::run(root, mode).await {
             Ok(exit) => ExitCode::from(code_of_exit(exit)),
-            Err(error) => out::fail(code_of_error(&error), &error.to_string()),
+            Err(error) => say::fail(code_of_error(&error), &error.to_string()),
         }
     })
 }

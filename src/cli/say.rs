@@ -26,7 +26,7 @@ pub(super) fn report(text: &str, code: u8) -> ExitCode {
 }
 
 /// Says why nothing was done and returns `code`.
-pub(super) fn fail(message: &str, code: u8) -> ExitCode {
+pub(crate) fn fail(code: u8, message: &str) -> ExitCode {
     let text = format!("spoolbeat: {message}\n");
     match io::stderr().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(code),
@@ -34,8 +34,15 @@ pub(super) fn fail(message: &str, code: u8) -> ExitCode {
     }
 }
 
+/// Says how it went, beside what went to standard output.
+pub(super) fn done(message: &str) -> ExitCode {
+    // Whoever closed standard error does not want to know.
+    drop(writeln!(io::stderr().lock(), "{message}"));
+    ExitCode::SUCCESS
+}
+
 /// Says what is wrong with the configuration.
 pub(super) fn fail_config(problems: &[Problem]) -> ExitCode {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    fail(&lines.join("\nspoolbeat: "), BAD_CONFIG)
+    fail(BAD_CONFIG, &lines.join("\nspoolbeat: "))
 }

@@ -10,7 +10,6 @@ use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
 use crate::cli::load;
-use crate::cli::out;
 use crate::cli::say;
 use crate::clock;
 use crate::control;
@@ -41,11 +40,11 @@ pub(super) fn run(args: &Args, given: Option<&Path>) -> Done {
     block_on(async {
         match control::ask(&state_dir, &Request::Status).await {
             Ok(Answer::Status(status)) => print(&status, args),
-            Ok(Answer::Refused { reason }) => out::fail(EXIT_ERROR, &reason),
+            Ok(Answer::Refused { reason }) => say::fail(EXIT_ERROR, &reason),
             Ok(Answer::Accepted | Answer::Started { .. }) => {
-                out::fail(EXIT_ERROR, "the daemon answers another question")
+                say::fail(EXIT_ERROR, "the daemon answers another question")
             }
-            Err(error) => out::fail(EXIT_ERROR, &error.to_string()),
+            Err(error) => say::fail(EXIT_ERROR, &error.to_string()),
         }
     })
 }
@@ -56,7 +55,7 @@ fn print(status: &Status, args: &Args) -> ExitCode {
     let text = if args.json {
         match serde_json::to_string(status) {
             Ok(json) => json + "\n",
-            Err(error) => return out::fail(EXIT_ERROR, &format!("no JSON: {error}")),
+            Err(error) => return say::fail(EXIT_ERROR, &format!("no JSON: {error}")),
         }
     } else {
         show(status, clock::now(), look)

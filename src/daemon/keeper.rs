@@ -67,12 +67,7 @@ impl Keeper {
     pub(super) fn seen(&mut self, change: &Change) {
         match change {
             Change::Loaded(job) => {
-                let keep = Keep {
-                    runs: job.keep.runs,
-                    age: job.keep.age,
-                    bytes: job.keep.bytes,
-                };
-                self.keeps.insert(job.name.clone(), keep);
+                self.keeps.insert(job.name.clone(), job.keep);
             }
             Change::Removed { job } => {
                 self.keeps.remove(job);

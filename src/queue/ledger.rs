@@ -147,7 +147,10 @@ impl Ledger {
                 self.open.remove(run);
                 let past = self.past(job);
                 past.runs += 1;
-                past.done_generation = Some(generation.clone());
+                // A job that runs once still has to, when the daemon died before its run had ended.
+                if *outcome != Outcome::Interrupted {
+                    past.done_generation = Some(generation.clone());
+                }
                 past.last_run = Some(LastRun {
                     run: run.clone(),
                     outcome: *outcome,

@@ -55,6 +55,7 @@ pub async fn ship(
     };
     let mut shipper = Shipper::new(settings, cursor, salt);
     let mut connecting: Option<Connecting> = None;
+    let mut queue_gone = false;
     let mut effects: VecDeque<Effect> = shipper.step(Input::Clock, clock::tick()).into();
     loop {
         while let Some(effect) = effects.pop_front() {
@@ -80,7 +81,8 @@ pub async fn ship(
         let happened = tokio::select! {
             turn = turn(hands.connection.as_mut()) => Happened::Turn(turn),
             made = made(connecting.as_mut()) => Happened::Made(made),
-            changed = level.changed() => if changed.is_ok() { Happened::Captured } else { Happened::QueueGone },
+            // The queue may be closed before its outputs: nothing more comes then, what is there is still shipped.
+            changed = level.changed(), if !queue_gone => if changed.is_ok() { Happened::Captured } else { Happened::QueueGone },
             _ = stop.changed() => Happened::Clock,
             () = clock::sleep_until(wake) => Happened::Clock,
         };
@@ -103,8 +105,7 @@ pub async fn ship(
             Happened::Captured => shipper.step(Input::Captured, clock::tick()),
             Happened::Clock => shipper.step(Input::Clock, clock::tick()),
             Happened::QueueGone => {
-                // The queue is closed: nothing more comes, what is there is still shipped.
-                clock::sleep_until(wake).await;
+                queue_gone = true;
                 shipper.step(Input::Clock, clock::tick())
             }
         });

@@ -2,12 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::cleanup::Keep;
 use crate::config::Problem;
 use crate::event::Route;
 use crate::job::Capture;
 use crate::job::Cwd;
 use crate::job::Format;
-use crate::job::Keep;
 use crate::job::Language;
 use crate::job::Script;
 use crate::run::Trigger;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
+use spoolbeat::cleanup::Keep;
 use spoolbeat::clock;
 use spoolbeat::event::Route;
 use spoolbeat::event::RunId;
@@ -23,7 +24,6 @@ use spoolbeat::job::Capture;
 use spoolbeat::job::Cwd;
 use spoolbeat::job::Format;
 use spoolbeat::job::Job;
-use spoolbeat::job::Keep;
 use spoolbeat::job::Language;
 use spoolbeat::job::Script;
 use spoolbeat::queue::Fact;

@@ -219,7 +219,8 @@ fn slow_a_server_that_is_away_costs_disk_and_not_events() {
             let status = spool.status();
             held |= status["daemon"]["state"] == "paused";
             let bytes: u64 = fs::read_dir(spool.root().join("queue"))
-                .unwrap()
+                .into_iter()
+                .flatten()
                 .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
                 .sum();
             largest = largest.max(bytes);
