@@ -13,6 +13,7 @@ use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -321,17 +322,26 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Lets the folder's or file's group read it, and nobody else: for what people look at.
+/// Makes a file that its group may read, and nobody else: for what people look at. It must not exist.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn share_with_group(path: &Path) -> io::Result<()> {
-    let mode = if fs::symlink_metadata(path)?.is_dir() {
-        0o750
-    } else {
-        0o640
-    };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+pub fn create_shared(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(0o640);
+    Ok(Arc::new(OsFile(options.open(path)?)))
+}
+
+/// Makes a folder, and those above it, that its group may look into, and nobody else; existing ones
+/// stay as they are.
+///
+/// # Errors
+/// What the operating system said.
+pub fn make_shared_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(dir)
 }
 
 /// Makes `link` a symbolic link to `target`, a name in the same folder. Readers see the former

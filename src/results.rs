@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use crate::cleanup::State;
 use crate::clock::Tick;
 use crate::disk;
 use crate::disk::Disk;
+use crate::disk::DiskFile;
 use crate::disk::Open;
 use crate::disk::OsDisk;
 use crate::disk::Replace;
@@ -198,29 +200,32 @@ impl Results {
             ..Record::default()
         };
         let mut files = RunFiles {
-            stdout: Output::closed(),
-            stderr: Output::closed(),
+            stdout: Output::new(dir.join(Stream::Stdout.name())),
+            stderr: Output::new(dir.join(Stream::Stderr.name())),
             dir,
             record,
+            file: None,
             note: None,
         };
         let opened = self.open_files(started, &mut files);
+        if opened.is_err() {
+            files.stdout.abandon();
+            files.stderr.abandon();
+        }
         files.remember(opened);
         files
     }
 
+    /// Makes as few files as it can: on some file systems each new one costs more than all else of a run.
     fn open_files(&self, started: &Started<'_>, files: &mut RunFiles) -> Result<(), String> {
-        let job_dir = self.dir.join(started.job);
-        for dir in [&job_dir, &files.dir] {
-            OsDisk
-                .make_dir(dir)
-                .and_then(|()| disk::share_with_group(dir))
-                .map_err(|error| failure(dir, &error))?;
-        }
-        write_record(&files.dir.join(RUNNING), &files.record)?;
-        files.stdout = Output::create(&files.dir.join(Stream::Stdout.name()))?;
-        files.stderr = Output::create(&files.dir.join(Stream::Stderr.name()))?;
-        let link = job_dir.join(LATEST);
+        disk::make_shared_dir(&files.dir).map_err(|error| failure(&files.dir, &error))?;
+        let path = files.dir.join(RUNNING);
+        let text = record_text(&path, &files.record)?;
+        let file = disk::create_shared(&path)
+            .and_then(|file| file.write_at(0, &text).map(|()| file))
+            .map_err(|error| failure(&path, &error))?;
+        files.file = Some(file);
+        let link = self.dir.join(started.job).join(LATEST);
         disk::link_latest(&link, started.run.as_str()).map_err(|error| failure(&link, &error))
     }
 
@@ -328,7 +333,8 @@ impl Results {
         }
     }
 
-    /// The first bytes, at most `max`, of what a run printed to a stream.
+    /// The first bytes, at most `max`, of what a run printed to a stream; nothing when it printed
+    /// nothing, as there is no file then.
     ///
     /// # Errors
     /// See [`Unreadable`].
@@ -344,7 +350,10 @@ impl Results {
         let read = OsDisk
             .open(&path, Open::Read)
             .and_then(|file| file.read_at(0, &mut bytes));
-        bytes.truncate(read.map_err(|error| unreadable(&path, &error))?);
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bytes.clear(),
+            read => bytes.truncate(read.map_err(|error| unreadable(&path, &error))?),
+        }
         Ok(bytes)
     }
 
@@ -449,6 +458,8 @@ pub struct RunFiles {
     record: Record,
     stdout: Output,
     stderr: Output,
+    /// `running.json`, which becomes `run.json`; `None` when it could not be made.
+    file: Option<Arc<dyn DiskFile>>,
     note: Option<String>,
 }
 
@@ -503,10 +514,21 @@ impl RunFiles {
         record.reason = ended.reason.map(str::to_owned);
         record.counts = Some(ended.counts);
         record.captured_up_to = ended.captured.map(|seq| seq.0);
-        let written = write_record(&self.dir.join(ENDED), &self.record)
-            .and_then(|()| remove_file(&self.dir.join(RUNNING)));
-        self.remember(written);
+        if let Some(file) = self.file.take() {
+            let written = self.finish(&*file);
+            self.remember(written);
+        }
         self.note
+    }
+
+    /// Writes the whole record over `running.json`, in one write, then gives it its name: `run.json`
+    /// appears whole. The end has more fields than the start, so nothing of the start is left behind.
+    fn finish(&self, file: &dyn DiskFile) -> Result<(), String> {
+        let (running, ended) = (self.dir.join(RUNNING), self.dir.join(ENDED));
+        let text = record_text(&running, &self.record)?;
+        file.write_at(0, &text)
+            .and_then(|()| OsDisk.rename(&running, &ended))
+            .map_err(|error| failure(&ended, &error))
     }
 
     fn remember(&mut self, done: Result<(), String>) {
@@ -551,13 +573,18 @@ fn list(dir: &Path) -> Result<Vec<disk::Entry>, String> {
     }
 }
 
-fn write_record(path: &Path, record: &Record) -> Result<(), String> {
+fn record_text(path: &Path, record: &Record) -> Result<Vec<u8>, String> {
     let mut text = serde_json::to_vec_pretty(record)
         .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     text.push(b'\n');
+    Ok(text)
+}
+
+fn write_record(path: &Path, record: &Record) -> Result<(), String> {
+    let text = record_text(path, record)?;
     OsDisk
         .replace(path, &text, Replace::Quick)
-        .and_then(|()| disk::share_with_group(path))
+        .and_then(|()| disk::set_mode(path, 0o640))
         .map_err(|error| failure(path, &error))
 }
 

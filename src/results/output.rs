@@ -3,17 +3,13 @@
 //! Must never look into the bytes.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::disk;
-use crate::disk::Disk;
 use crate::disk::DiskFile;
-use crate::disk::Open;
-use crate::disk::OsDisk;
 
 use super::failure;
 
@@ -26,14 +22,13 @@ const TAIL_BYTES_MAX: usize = 512 << 10;
 /// Longest time for which the end in the file lags behind; it is rewritten whole, so not more often.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// One stream's file.
+/// One stream's file, made when the stream first brings something.
 ///
 /// Head, then (when something is left out between them) a line that says so, then the tail.
 /// Each part only ever grows, so rewriting the tail in place needs no truncation.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// `None` after a failure: then the rest is not written.
-    file: Option<Arc<dyn DiskFile>>,
+    file: Target,
     path: PathBuf,
     head_bytes: u64,
     head_last: u8,
@@ -45,6 +40,17 @@ pub(super) struct Output {
     freshness: Freshness,
 }
 
+/// Where an output goes.
+#[derive(Debug)]
+enum Target {
+    /// To a file that is not made yet.
+    Unmade,
+    /// To this file.
+    File(Arc<dyn DiskFile>),
+    /// Nowhere: the file failed, and the rest is not written.
+    Nowhere,
+}
+
 /// Whether the file's tail is the one in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Freshness {
@@ -53,11 +59,11 @@ enum Freshness {
 }
 
 impl Output {
-    /// An output that is written nowhere.
-    pub(super) fn closed() -> Self {
+    /// An output that goes to the file `path`, which must not exist.
+    pub(super) fn new(path: PathBuf) -> Self {
         Self {
-            file: None,
-            path: PathBuf::new(),
+            file: Target::Unmade,
+            path,
             head_bytes: 0,
             head_last: b'\n',
             tail: VecDeque::new(),
@@ -67,23 +73,19 @@ impl Output {
         }
     }
 
-    /// Makes the file.
-    pub(super) fn create(path: &Path) -> Result<Self, String> {
-        let file = OsDisk
-            .open(path, Open::CreateNew)
-            .and_then(|file| disk::share_with_group(path).map(|()| file))
-            .map_err(|error| failure(path, &error))?;
-        Ok(Self {
-            file: Some(file),
-            path: path.to_path_buf(),
-            ..Self::closed()
-        })
+    /// Writes nothing any more, and gives the memory back.
+    pub(super) fn abandon(&mut self) {
+        self.file = Target::Nowhere;
+        self.tail = VecDeque::new();
+        self.freshness = Freshness::Fresh;
     }
 
     /// Takes a chunk of output.
     pub(super) fn write(&mut self, chunk: &[u8], now: Tick) -> Result<(), String> {
-        if self.file.is_none() {
-            return Ok(());
+        match self.file {
+            Target::Nowhere => return Ok(()),
+            Target::Unmade => self.make()?,
+            Target::File(_) => {}
         }
         let room = usize::try_from(HEAD_BYTES_MAX - self.head_bytes).unwrap_or(0);
         let (head, rest) = chunk.split_at(room.min(chunk.len()));
@@ -102,6 +104,19 @@ impl Output {
         self.tail.extend(rest);
         self.freshness = Freshness::Stale;
         self.refresh(now)
+    }
+
+    fn make(&mut self) -> Result<(), String> {
+        match disk::create_shared(&self.path) {
+            Ok(file) => {
+                self.file = Target::File(file);
+                Ok(())
+            }
+            Err(error) => {
+                self.abandon();
+                Err(failure(&self.path, &error))
+            }
+        }
     }
 
     /// Writes the tail if it has changed and was not written lately.
@@ -140,13 +155,13 @@ impl Output {
     /// Writes `parts` one behind the other. After a failure nothing is written any more, and the
     /// memory is given back.
     fn write_at(&mut self, mut offset: u64, parts: &[&[u8]]) -> Result<(), String> {
-        let Some(file) = &self.file else {
+        let Target::File(file) = &self.file else {
             return Ok(());
         };
         for part in parts {
             if let Err(error) = file.write_at(offset, part) {
                 let note = failure(&self.path, &error);
-                *self = Self::closed();
+                self.abandon();
                 return Err(note);
             }
             offset += part.len() as u64;

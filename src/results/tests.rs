@@ -82,16 +82,22 @@ fn a_run_is_running_json_until_its_end_is_durable() {
 fn results_are_for_the_group_and_nobody_else() {
     let home = home();
     let run = RunId::new(T0, 1);
-    assert_eq!(start(&home, &run).end(&success()), None);
+    let mut files = start(&home, &run);
+    files.output(Stream::Stdout, b"one\n", Tick(0));
+    assert_eq!(files.end(&success()), None);
     let mode = |path: PathBuf| {
         format!(
             "{:o}",
             path.metadata().unwrap().permissions().mode() & 0o777
         )
     };
-    for name in ["stdout", "stderr", "run.json"] {
+    for name in ["stdout", "run.json"] {
         assert_eq!(mode(path(&home, &run, name)), "640", "{name}");
     }
+    assert!(
+        !path(&home, &run, "stderr").exists(),
+        "what printed nothing has no file"
+    );
     assert_eq!(mode(path(&home, &run, "")), "750");
 }
 
