@@ -14,6 +14,7 @@ use serde::Serializer;
 
 use crate::config;
 use crate::event::RunId;
+use crate::queue::Counters;
 use crate::run::Outcome;
 use crate::units::Timestamp;
 
@@ -150,6 +151,9 @@ pub struct Totals {
     pub acked_events: u64,
     /// Events that some output still has before it (the most of the outputs' counts).
     pub waiting_events: u64,
+    /// What the sources brought. At any quiet moment `framed + created` is `captured_events`, and
+    /// `bytes_read` is `bytes_framed + bytes_cut`.
+    pub sources: Counters,
 }
 
 /// The queue on disk.
@@ -176,8 +180,19 @@ pub struct Output {
     pub host: String,
     /// Events that it has had acknowledged since it exists.
     pub acked_events: u64,
-    /// Events that it still has before it.
+    /// Events that it still has before it, those in flight among them.
     pub waiting_events: u64,
+    /// Events that were for other outputs only.
+    pub not_mine_events: u64,
+    /// Events that it could not get, as their record in the queue cannot be read any more. Since the
+    /// output exists, its four counts of events add up to those captured.
+    pub damaged_events: u64,
+    /// Windows that were sent and not yet acknowledged.
+    pub in_flight_windows: u64,
+    /// Windows sent since the daemon was started, those sent again counted again.
+    pub windows: u64,
+    /// Connections made since the daemon was started.
+    pub connections: u64,
     /// Why the last connection broke or failed, in words, if none has made progress since.
     pub last_error: Option<String>,
 }

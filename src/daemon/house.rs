@@ -307,6 +307,7 @@ impl House {
                 captured_events: ledger.queued(),
                 acked_events: acked.unwrap_or(0),
                 waiting_events: waiting.unwrap_or(0),
+                sources: ledger.counters,
             },
             queue: status::Queue {
                 held_bytes: level.held_bytes,

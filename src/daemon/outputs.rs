@@ -97,6 +97,11 @@ impl Output {
                 host: String::new(),
                 acked_events: 0,
                 waiting_events: 0,
+                not_mine_events: 0,
+                damaged_events: 0,
+                in_flight_windows: 0,
+                windows: 0,
+                connections: 0,
                 last_error: None,
             };
         };
@@ -106,6 +111,11 @@ impl Output {
             host: view.host,
             acked_events: view.acked,
             waiting_events: view.waiting,
+            not_mine_events: view.not_mine,
+            damaged_events: view.damaged,
+            in_flight_windows: view.in_flight,
+            windows: view.windows,
+            connections: view.connections,
             last_error: view.last_error,
         }
     }

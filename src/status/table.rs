@@ -203,6 +203,24 @@ fn problems(out: &mut String, status: &Status, look: Look) {
         let error = output.last_error.iter();
         lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
     }
+    for output in status
+        .outputs
+        .iter()
+        .filter(|output| output.damaged_events > 0)
+    {
+        lines.push(format!(
+            "output {}: {} events were lost to damage in the queue; see `spoolbeat queue verify`",
+            output.name, output.damaged_events
+        ));
+    }
+    let sources = &status.totals.sources;
+    if sources.lines_cut > 0 {
+        lines.push(format!(
+            "{} lines were longer than max_event: {} of them were cut off",
+            sources.lines_cut,
+            show_bytes(sources.bytes_cut)
+        ));
+    }
     let broken = status.queue.broken.iter();
     lines.extend(broken.map(|why| format!("queue: {why}")));
     let of_jobs = status.jobs.iter().flat_map(|job| &job.problems);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::queue::Counters;
 
 fn at(ms: i64) -> At {
     At(Timestamp(1_763_712_488_000 + ms))
@@ -23,6 +24,13 @@ fn sample() -> Status {
             captured_events: 1200,
             acked_events: 1000,
             waiting_events: 200,
+            sources: Counters {
+                framed: 1190,
+                created: 10,
+                bytes_read: 5000,
+                bytes_framed: 5000,
+                ..Counters::default()
+            },
         },
         queue: Queue {
             held_bytes: 1 << 20,
@@ -36,6 +44,11 @@ fn sample() -> Status {
             host: "127.0.0.1:5044".to_owned(),
             acked_events: 1000,
             waiting_events: 200,
+            not_mine_events: 0,
+            damaged_events: 0,
+            in_flight_windows: 1,
+            windows: 7,
+            connections: 2,
             last_error: None,
         }],
         jobs: vec![Job {
@@ -79,14 +92,22 @@ fn the_json_names_are_stable() {
             "started_at": "2025-11-21T08:08:08.000Z", "uptime_ms": 61000,
             "state": "running", "paused": null, "unreadable": null,
         },
-        "totals": {"captured_events": 1200, "acked_events": 1000, "waiting_events": 200},
+        "totals": {
+            "captured_events": 1200, "acked_events": 1000, "waiting_events": 200,
+            "sources": {
+                "framed": 1190, "created": 10, "bytes_read": 5000, "bytes_framed": 5000,
+                "bytes_cut": 0, "lines_cut": 0,
+            },
+        },
         "queue": {
             "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
             "broken": null,
         },
         "outputs": [{
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",
-            "acked_events": 1000, "waiting_events": 200, "last_error": null,
+            "acked_events": 1000, "waiting_events": 200, "not_mine_events": 0,
+            "damaged_events": 0, "in_flight_windows": 1, "windows": 7, "connections": 2,
+            "last_error": null,
         }],
         "jobs": [{
             "name": "disk", "state": "idle", "generation": "00c0ffee00c0ffee", "running": [],
