@@ -24,10 +24,22 @@ use serde_json::Value;
 use spoolbeat::event::Frames;
 use spoolbeat::queue::batch::deflate;
 
-const LINE: &str = "2026-11-21T08:08:08Z host-17 sshd[4711]: Accepted publickey for operator from 192.0.2.17 port 50022 ssh2: ED25519";
-
-/// Writes lines of 300 bytes as fast as Python can.
-const FLOOD: &str = "import os, sys\nline = sys.argv[1]\nwrite = sys.stdout.write\nfor n in range(0, int(sys.argv[2]), 1000):\n    write(''.join('%09d %s %s\\n' % (i, line, (str(i * 2654435761) * 20)[:288 - len(line)]) for i in range(n, n + 1000)))\n";
+/// Writes numbered lines of 300 bytes as fast as Python can. The ends of 997 of them differ and come
+/// again only behind zlib's window, so that they deflate as logs do and not as a repeated line does.
+const FLOOD: &str = r#"
+import random, sys
+random.seed(7)
+words = ["accepted", "denied", "session", "user", "from", "port", "opened", "closed", "policy", "rule"]
+ends = []
+while len(ends) < 997:
+    end = ""
+    while len(end) < 289:
+        end += random.choice(words) + "=%x " % random.getrandbits(random.choice([8, 16, 32]))
+    ends.append(" " + end[:289] + "\n")
+write = sys.stdout.write
+for n in range(0, int(sys.argv[1]), 1000):
+    write("".join(["%09d%s" % (i, ends[i % 997]) for i in range(n, n + 1000)]))
+"#;
 
 fn main() {
     let lines: u64 = std::env::var("SPOOLBEAT_BENCH_LINES")
@@ -37,9 +49,8 @@ fn main() {
     let root = tempfile::tempdir().unwrap();
     let job = root.path().join("jobs/flood");
     fs::create_dir_all(&job).unwrap();
-    let toml = format!(
-        "[script]\nrun = \"flood.py\"\nargs = [\"{LINE}\", \"{lines}\"]\n[schedule]\nonce = true\n"
-    );
+    let toml =
+        format!("[script]\nrun = \"flood.py\"\nargs = [\"{lines}\"]\n[schedule]\nonce = true\n");
     fs::write(job.join("flood.py"), FLOOD).unwrap();
     fs::write(job.join("job.toml"), toml).unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
