@@ -38,6 +38,10 @@ use crate::units::Timestamp;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
+/// Most sealed segments that are kept for replay: each start makes one, however little it holds, and
+/// every reader steps through them all.
+const SEGMENTS_MAX: usize = 1024;
+
 /// Name of the file whose blocks are given up for run ends and fires when the disk is full.
 const RESERVE: &str = "reserve";
 
@@ -136,12 +140,17 @@ impl Writer {
         settings: Settings,
         now: Timestamp,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let found = recover::recover(&disk, dir)?;
+        let mut found = recover::recover(&disk, dir)?;
+        let at_dir = |error| OpenError::Disk {
+            path: dir.to_path_buf(),
+            error,
+        };
+        let last = found.segments.last().map_or(0, |(last, _)| *last);
+        remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,
         };
-        let last = found.segments.last().map_or(0, |(last, _)| *last);
         let id = if found.last_checkpoint == 0 {
             last + 1
         } else {
@@ -153,10 +162,6 @@ impl Writer {
             first_seq: found.ledger.next_seq,
             first_number: found.ledger.next_number,
             created: now,
-        };
-        let at_dir = |error| OpenError::Disk {
-            path: dir.to_path_buf(),
-            error,
         };
         let active = create(&*disk, dir, head).map_err(at_dir)?;
         let mut writer = Self {
@@ -361,6 +366,7 @@ impl Writer {
         while let Some((id, sealed)) = self.sealed.first_key_value() {
             let (id, sealed) = (*id, *sealed);
             let unwanted = pressed == Pressure::Pressed
+                || self.sealed.len() > SEGMENTS_MAX
                 || passed_bytes > self.settings.retain_bytes
                 || now.since(sealed.at) > self.settings.retain_age;
             if id >= passed.segment || !unwanted {
@@ -514,6 +520,19 @@ pub enum Pressure {
     None,
     /// An append was refused as full.
     Pressed,
+}
+
+/// Removes segments without a record from the end of the log, so that a daemon that is started again
+/// and again leaves no trail of them. Their ids are not used again.
+fn remove_empty(disk: &dyn Disk, dir: &Path, segments: &mut Vec<(u64, u64)>) -> io::Result<()> {
+    while let Some((id, bytes)) = segments.last().copied() {
+        if bytes > segment::HEAD_BYTES as u64 {
+            break;
+        }
+        disk.remove(&dir.join(segment::file_name(id)))?;
+        segments.pop();
+    }
+    Ok(())
 }
 
 fn log_first_seq(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Option<u64>> {

@@ -56,7 +56,20 @@ impl Trail {
 
     /// Adds steps that were read; those that need no ACK are passed as soon as all before them are.
     pub(crate) fn read(&mut self, steps: impl IntoIterator<Item = Step>) {
-        self.steps.extend(steps);
+        for step in steps {
+            match self.steps.back_mut() {
+                // Long stretches of the log that are for other outputs are one step.
+                Some(last)
+                    if last.way != Way::Sent
+                        && last.way == step.way
+                        && last.next == Some(step.at) =>
+                {
+                    last.events += step.events;
+                    last.next = step.next;
+                }
+                _ => self.steps.push_back(step),
+            }
+        }
         self.settle();
     }
 
@@ -186,6 +199,20 @@ mod tests {
         assert_eq!(
             (trail.cursor().at, trail.cursor().passed.damaged),
             (at(400), 3)
+        );
+        identity(&trail.cursor());
+    }
+
+    #[test]
+    fn long_stretches_for_other_outputs_are_one_step() {
+        let mut trail = trail();
+        trail.read([step(0, 1, Way::Sent)]);
+        trail.read((1..1000).map(|n| step(n * 100, 2, Way::NotMine)));
+        assert_eq!(trail.steps.len(), 2);
+        trail.acked(&Ack::witnessed(1));
+        assert_eq!(
+            (trail.cursor().at, trail.cursor().passed.not_mine),
+            (at(100_000), 1998)
         );
         identity(&trail.cursor());
     }
