@@ -1,5 +1,6 @@
 //! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
+mod accounts;
 mod first_light;
 mod harness;
 mod process;
