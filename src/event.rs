@@ -225,7 +225,7 @@ fn split_frame(bytes: &[u8]) -> Option<(u32, &[u8])> {
 /// Proof that a peer acknowledged events: the cursor moves on nothing else.
 ///
 /// Only a sink that saw the peer's ACK may make one; the tidy test holds the callers of
-/// [`Ack::witnessed`] to `src/sink/` and the sessions that sinks drive.
+/// `Ack::witnessed` to `src/sink/` and the sessions that sinks drive.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an Ack that is dropped means that the same events are sent again"]
 pub struct Ack {

@@ -1,7 +1,7 @@
 //! The shipper: takes one output from its cursor to the end of the queue, again and again.
 //!
 //! A step machine, `(state, input) -> effects`; its driver is in `driver`. Invariant: the cursor
-//! moves only on an [`Ack`]; after a broken connection everything not acknowledged, and nothing
+//! moves only on an `Ack`; after a broken connection everything not acknowledged, and nothing
 //! else, is sent again. Knows nothing of jobs, schedules and processes.
 
 use std::collections::VecDeque;

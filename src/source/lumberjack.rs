@@ -52,7 +52,7 @@ pub const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 pub const IDLE_TIMEOUT: Option<Duration> = None;
 
 /// Most connections at once; further ones are closed as soon as they come. Each costs a file
-/// descriptor (of usually 1,024 or more) and [`CHUNK_BYTES`].
+/// descriptor (of usually 1,024 or more) and one buffer.
 pub const CONNECTIONS_MAX: usize = 1_024;
 
 /// What the windows of all connections together may hold, inflated. A connection that needs more
