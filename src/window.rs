@@ -13,6 +13,9 @@ use crate::queue::record::StoredEvents;
 /// An event larger than this goes alone.
 pub const WINDOW_BYTES_MAX: usize = 8 << 20;
 
+/// From this size on, inflated, a window is full enough: half of the largest batch that is stored by default.
+const WINDOW_BYTES_FILLED: usize = 512 << 10;
+
 /// What a window may hold and how it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -62,6 +65,12 @@ impl Builder {
         zlib == (self.limits.compression_level > 0)
             && count <= self.limits.events
             && raw_bytes as usize <= WINDOW_BYTES_MAX
+    }
+
+    /// Whether so many events of so many bytes are a window that joining would hardly make fuller.
+    #[must_use]
+    pub const fn is_filled_by(&self, count: u32, raw_bytes: u32) -> bool {
+        count >= self.limits.events / 2 || raw_bytes as usize >= WINDOW_BYTES_FILLED
     }
 
     /// The window of stored events that fit as they lie.

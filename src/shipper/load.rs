@@ -108,7 +108,7 @@ impl Loader {
                     }
                 },
             };
-            if let Some(window) = self.take(held, &mut steps)? {
+            if let Some(window) = self.take(held, end, &mut steps)? {
                 return Ok(Loaded {
                     window: Some(window),
                     steps,
@@ -124,15 +124,14 @@ impl Loader {
     }
 
     /// Puts a record into the window; returns the window when that closes it.
-    fn take(&mut self, mut held: Held, steps: &mut Vec<Step>) -> io::Result<Option<Window>> {
-        let Header {
-            count, raw_bytes, ..
-        } = held.found.header;
-        let whole = held.from == 0
-            && self
-                .builder
-                .fits_as_it_lies(count, raw_bytes, held.stored.zlib);
-        if whole && held.stored.zlib {
+    fn take(
+        &mut self,
+        mut held: Held,
+        end: Position,
+        steps: &mut Vec<Step>,
+    ) -> io::Result<Option<Window>> {
+        let Header { count, .. } = held.found.header;
+        if self.is_window(&held, end) {
             if !self.builder.is_empty() {
                 self.held = Some(held);
                 return Ok(self.builder.finish());
@@ -168,6 +167,20 @@ impl Loader {
             return Ok(self.builder.finish());
         }
         Ok(None)
+    }
+
+    /// Whether a record is sent as it lies: when it may be, and is a full window or all that there is.
+    /// A small one among others is worth being inflated and joined, for the server's sake.
+    fn is_window(&self, held: &Held, end: Position) -> bool {
+        let Header {
+            count,
+            raw_bytes,
+            zlib,
+            ..
+        } = held.found.header;
+        let may = zlib && held.from == 0 && self.builder.fits_as_it_lies(count, raw_bytes, zlib);
+        let alone = self.builder.is_empty() && held.found.next >= end;
+        may && (alone || self.builder.is_filled_by(count, raw_bytes))
     }
 
     fn next_record(&mut self, end: Position, steps: &mut Vec<Step>) -> io::Result<Next> {
