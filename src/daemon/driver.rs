@@ -267,7 +267,9 @@ fn tell(say: &Say) {
     match say {
         Say::Paused { reason } => tracing::warn!("{reason}"),
         Say::Resumed => tracing::info!("schedules go on"),
-        Say::Stopping { runs } => tracing::info!(runs, "stopping"),
+        Say::Stopping { runs } => {
+            tracing::info!(runs, "stopping; a second signal ends it at once");
+        }
         Say::Abandoned { runs } => tracing::error!(
             runs,
             "runs did not end in time and are killed; the next start records them as interrupted"

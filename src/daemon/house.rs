@@ -291,7 +291,6 @@ impl House {
             job.captured_events = ledger.jobs.get(&job.name).map_or(0, |past| past.captured);
         }
         let acked = outputs.iter().map(|output| output.acked_events).min();
-        let waiting = outputs.iter().map(|output| output.waiting_events).max();
         Status {
             daemon: status::Daemon {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -306,7 +305,7 @@ impl House {
             totals: status::Totals {
                 captured_events: ledger.queued(),
                 acked_events: acked.unwrap_or(0),
-                waiting_events: waiting.unwrap_or(0),
+                waiting_events: self.waiting_events(),
                 sources: ledger.counters,
             },
             queue: status::Queue {
@@ -318,6 +317,13 @@ impl House {
             outputs,
             jobs,
         }
+    }
+
+    /// How many events the output that is furthest behind has not been acknowledged.
+    pub(super) fn waiting_events(&self) -> u64 {
+        let outputs = self.views.status();
+        let waiting = outputs.iter().map(|output| output.waiting_events).max();
+        waiting.unwrap_or(0)
     }
 
     /// Lets everything go, the lock last.

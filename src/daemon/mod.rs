@@ -143,9 +143,37 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
     if let Some(receiver) = receiver {
         receiver.stop().await;
     }
-    tracing::info!(exit = exit.name(), "spoolbeat leaves");
+    say_goodbye(exit, house.waiting_events());
     house.leave();
     Ok(exit)
+}
+
+/// The last line of the log: how it ended, and what became of the events.
+fn say_goodbye(exit: Exit, waiting_events: u64) {
+    let (exit_name, words) = (exit.name(), goodbye(exit, waiting_events));
+    match exit {
+        Exit::Clean | Exit::Now => {
+            tracing::info!(exit = exit_name, waiting_events, "spoolbeat stops: {words}");
+        }
+        Exit::Failed | Exit::Unshipped | Exit::Refused => {
+            tracing::warn!(exit = exit_name, waiting_events, "spoolbeat stops: {words}");
+        }
+    }
+}
+
+fn goodbye(exit: Exit, waiting_events: u64) -> String {
+    let events = match waiting_events {
+        0 => "all events are acknowledged".to_owned(),
+        1 => "1 event waits in the queue for the next start".to_owned(),
+        n => format!("{n} events wait in the queue for the next start"),
+    };
+    match exit {
+        Exit::Clean | Exit::Unshipped => events,
+        Exit::Failed => format!("not all runs succeeded; {events}"),
+        Exit::Refused => format!("not all jobs could be loaded; {events}"),
+        // What the killed runs had printed may still be on its way to the disk: no number is exact.
+        Exit::Now => "at once; what was captured waits in the queue for the next start".to_owned(),
+    }
 }
 
 /// Starts to look at `jobs/`.

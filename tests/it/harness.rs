@@ -218,6 +218,12 @@ impl Spool {
         fs::read_to_string(path.join(file)).unwrap_or_default()
     }
 
+    /// The last line of the daemon's own log.
+    pub(crate) fn last_words(&self) -> Value {
+        let log = fs::read_to_string(self.log()).unwrap();
+        serde_json::from_str(log.lines().next_back().unwrap()).unwrap()
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("daemon.err")
     }

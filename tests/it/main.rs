@@ -7,3 +7,4 @@ mod process;
 mod runs;
 mod slow;
 mod tidy;
+mod words;
