@@ -11,6 +11,20 @@ use crate::cleanup::Keep;
 use crate::event::Route;
 use crate::schedule::Schedule;
 
+/// What a script is told by its environment, and what `args` and `env` may refer to.
+pub const RUN_VARIABLES: [&str; 10] = [
+    "SPOOLBEAT_JOB",
+    "SPOOLBEAT_RUN_ID",
+    "SPOOLBEAT_GENERATION",
+    "SPOOLBEAT_TRIGGER",
+    "SPOOLBEAT_SCHEDULED_AT",
+    "SPOOLBEAT_STARTED_AT",
+    "SPOOLBEAT_LAST_SUCCESS_AT",
+    "SPOOLBEAT_STATE_DIR",
+    "SPOOLBEAT_JOB_DIR",
+    "SPOOLBEAT_RESULT_DIR",
+];
+
 /// A job, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {

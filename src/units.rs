@@ -193,6 +193,31 @@ pub fn show_duration(duration: Duration) -> String {
     }
 }
 
+/// A duration as it is written in a configuration, to the millisecond: `90s` is `1m30s`. What
+/// was measured is shown by [`show_duration`], which rounds.
+#[must_use]
+pub fn write_duration(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let mut text = String::new();
+    let mut left = duration.as_millis();
+    for (unit, ms) in UNITS {
+        if left >= ms {
+            text.push_str(&format!("{}{unit}", left / ms));
+            left %= ms;
+        }
+    }
+    if text.is_empty() {
+        text.push_str("0s");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -215,6 +240,26 @@ mod tests {
                 .unwrap_err()
                 .contains("2026-11-21T08:08:08Z")
         );
+    }
+
+    #[test]
+    fn written_durations_read_back_as_they_are() {
+        for text in [
+            "0s",
+            "1ms",
+            "200ms",
+            "10s",
+            "1m",
+            "1m30s",
+            "1s500ms",
+            "2h",
+            "1d",
+            "1d1h1m1s1ms",
+            "30d",
+        ] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(write_duration(duration), text);
+        }
     }
 
     #[test]

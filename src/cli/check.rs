@@ -22,7 +22,7 @@ use crate::files;
 use crate::job::Job;
 use crate::schedule::Schedule;
 use crate::units::Timestamp;
-use crate::units::show_duration;
+use crate::units::write_duration;
 
 /// How many of a job's next times are shown.
 const TIMES_SHOWN: usize = 5;
@@ -61,7 +61,7 @@ struct Checked {
     enabled: bool,
     /// When it runs, in words.
     schedule: String,
-    /// The next times; for `every`, if it were new now.
+    /// The next times; for `every`, if it were new now. None of a disabled job.
     next: Vec<String>,
 }
 
@@ -184,7 +184,10 @@ impl Report {
             job: job.name.clone(),
             enabled: job.enabled,
             schedule,
-            next: next.iter().map(ToString::to_string).collect(),
+            next: match job.enabled {
+                true => next.iter().map(ToString::to_string).collect(),
+                false => Vec::new(),
+            },
         });
     }
 
@@ -221,15 +224,19 @@ fn times(schedule: &Schedule, now: Timestamp) -> (String, Vec<Timestamp>) {
     match schedule {
         Schedule::Cron(cron) => {
             let next = std::iter::successors(cron.next_after(now), |at| cron.next_after(*at));
-            ("by cron".to_owned(), next.take(TIMES_SHOWN).collect())
+            let words = format!("cron {cron} in {}", cron.timezone());
+            (words, next.take(TIMES_SHOWN).collect())
         }
         Schedule::Every(period) => {
             let next = std::iter::successors(Some(now), |at| Some(at.after(*period)));
-            let words = format!("every {}, at once when new", show_duration(*period));
+            let words = format!("every {}, at once when new", write_duration(*period));
             (words, next.take(TIMES_SHOWN).collect())
         }
         Schedule::EveryAfter(pause) => (
-            format!("{} after each end, at once when new", show_duration(*pause)),
+            format!(
+                "{} after each end, at once when new",
+                write_duration(*pause)
+            ),
             Vec::new(),
         ),
         Schedule::Once => ("once per edit".to_owned(), Vec::new()),
@@ -281,7 +288,7 @@ mod tests {
         ]);
         let found = report(&dir, None);
         let text = found.text();
-        assert!(text.starts_with("good: ok, every 30.0s, at once when new\n    2025-11-21T08:08:08.123Z\n    2025-11-21T08:08:38.123Z\n"), "{text}");
+        assert!(text.starts_with("good: ok, every 30s, at once when new\n    2025-11-21T08:08:08.123Z\n    2025-11-21T08:08:38.123Z\n"), "{text}");
         assert!(
             text.contains("\njobs/bad/job.toml:4:9: schedule.every: `30` is not a duration"),
             "{text}"
@@ -293,6 +300,27 @@ mod tests {
         assert_eq!(found.jobs[0].next.len(), TIMES_SHOWN);
         assert_eq!(report(&dir, Some("good")).problems, []);
         assert_eq!(report(&dir, Some("none")).problems.len(), 1);
+    }
+
+    #[test]
+    fn a_schedule_is_shown_as_it_was_written_and_a_disabled_job_has_no_times() {
+        let cron = GOOD.replace(
+            "every = '30s'",
+            "cron = '0 6 * * 1'\ntimezone = 'Asia/Tokyo'",
+        );
+        let off = format!("enabled = false\n{GOOD}").replace("30s", "1m30s");
+        let found = report(&root(&[("cron", &cron), ("off", &off)]), None);
+        let text = found.text();
+        assert!(
+            text.starts_with(
+                "cron: ok, cron 0 6 * * 1 in Asia/Tokyo\n    2025-11-23T21:00:00.000Z\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("\noff: ok (disabled), every 1m30s, at once when new\n2 good jobs"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -65,26 +65,32 @@ hosts = ["127.0.0.1:5044"]
 #[command(after_help = "Example:
   spoolbeat init /var/lib/spoolbeat && spoolbeat new hello --root /var/lib/spoolbeat")]
 pub struct Args {
-    /// The directory; it is made if it is missing.
-    #[arg(value_name = "ROOT", default_value = ".")]
-    place: PathBuf,
+    /// The directory; it is made if it is missing. Default: --root, else where you are.
+    #[arg(value_name = "ROOT")]
+    place: Option<PathBuf>,
 }
 
-/// Makes the root.
+/// Makes the root that is named, or `given` (`--root`), or the working directory.
 #[must_use]
-pub fn run(args: &Args, disk: &dyn Disk) -> ExitCode {
-    let shown = args.place.display();
-    match make(&args.place, disk) {
+pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
+    let place = args.place.as_deref().or(given).unwrap_or(Path::new("."));
+    let shown = place.display();
+    match make(place, disk) {
         Ok(()) => say::report(
             &format!(
                 "made {shown}\nnext: spoolbeat new hello --root {shown}\n      spoolbeat check {shown}\n"
             ),
             0,
         ),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => say::fail(
-            CANNOT_MAKE,
-            &format!("{shown} has a {ROOT_FILE} already; it was left as it is"),
-        ),
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists
+                && files::look(&place.join(ROOT_FILE)).is_ok() =>
+        {
+            say::fail(
+                CANNOT_MAKE,
+                &format!("{shown} has a {ROOT_FILE} already; it was left as it is"),
+            )
+        }
         Err(error) => say::fail(CANNOT_MAKE, &format!("{shown} cannot be made: {error}")),
     }
 }

@@ -130,7 +130,7 @@ fn dispatch(cli: Cli) -> Done {
     let given = cli.given_root.as_deref();
     let verbose = cli.verbose.then_some(Level::DEBUG);
     match cli.command {
-        Command::Init(args) => Ok(init::run(&args, &OsDisk)),
+        Command::Init(args) => Ok(init::run(&args, given, &OsDisk)),
         Command::New(args) => Ok(new::run(&args, given, &OsDisk)),
         Command::Check(args) => Ok(check::run(&args, given, &[])),
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),

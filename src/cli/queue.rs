@@ -21,6 +21,7 @@ use crate::units::Timestamp;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Sizes, counters and how far each output is.
+    #[command(after_help = "Example: spoolbeat queue stat /srv/spool --json | jq .outputs")]
     Stat {
         /// The root directory; found as `spoolbeat help` says when it is left out.
         root: Option<std::path::PathBuf>,
@@ -29,6 +30,7 @@ pub enum Command {
         json: bool,
     },
     /// The events that are kept, one JSON object a line, in the order of capture.
+    #[command(after_help = "Example: spoolbeat queue cat --job disk --since 15m | jq .message")]
     Cat {
         /// The root directory.
         root: Option<std::path::PathBuf>,
@@ -43,6 +45,7 @@ pub enum Command {
         json: bool,
     },
     /// Reads every record and checks every checksum; exit code 1 when something is damaged.
+    #[command(after_help = "Example: spoolbeat queue verify /srv/spool")]
     Verify {
         /// The root directory.
         root: Option<std::path::PathBuf>,
@@ -89,6 +92,11 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
         Ok(survey) => survey,
         Err(error) => return super::say::fail(74, &error.to_string()),
     };
+    if let Command::Cat { job: Some(job), .. } = command
+        && let Some(why) = lacks(&survey, job)
+    {
+        return super::say::fail(1, &why);
+    }
     let done = match command {
         Command::Stat { json, .. } => stat(&survey, *json).map(|()| ExitCode::SUCCESS),
         Command::Cat { job, since, .. } => cat(
@@ -107,6 +115,25 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
     }
+}
+
+/// Most jobs that are named where one is not known.
+const NAMED_MAX: usize = 10;
+
+/// Says that the queue never had an event of this job, and of which it had: a name that was
+/// mistyped must not look like a job that was quiet.
+pub(super) fn lacks(survey: &Survey, job: &str) -> Option<String> {
+    let jobs = &survey.ledger.jobs;
+    if jobs.contains_key(job) {
+        return None;
+    }
+    let named: Vec<&str> = jobs.keys().map(|name| &**name).take(NAMED_MAX).collect();
+    let others = match (named.as_slice(), jobs.len().saturating_sub(NAMED_MAX)) {
+        ([], _) => "it has none of any job".to_owned(),
+        (_, 0) => format!("it knows {}", named.join(", ")),
+        (_, more) => format!("it knows {} and {more} more", named.join(", ")),
+    };
+    Some(format!("the queue has no events of job `{job}`; {others}"))
 }
 
 fn stat(survey: &Survey, json: bool) -> io::Result<()> {

@@ -20,6 +20,7 @@ use crate::event::Frames;
 use crate::queue::inspect;
 use crate::queue::inspect::Filter;
 use crate::queue::inspect::Go;
+use crate::queue::inspect::Survey;
 use crate::sink::lumberjack::Connection;
 use crate::sink::lumberjack::Session;
 use crate::sink::lumberjack::Settings;
@@ -58,8 +59,17 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let dir = root.join("queue");
+    let survey = match inspect::survey(&disk, &dir) {
+        Ok(survey) => survey,
+        Err(error) => return super::say::fail(74, &error.to_string()),
+    };
+    if let Some(job) = &filter.job
+        && let Some(why) = super::queue::lacks(&survey, job)
+    {
+        return super::say::fail(1, &why);
+    }
     if args.dry_run {
-        return match print(&disk, &dir, &filter) {
+        return match print(&disk, &dir, &survey, &filter) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
@@ -79,7 +89,8 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         return super::say::fail(
             78,
             &format!(
-                "there is no such output; spoolbeat.toml has: {}",
+                "there is no output `{}`; spoolbeat.toml has: {}",
+                args.to.as_deref().unwrap_or_default(),
                 names.join(", ")
             ),
         );
@@ -89,8 +100,9 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         compression_level: settings.compression_level,
     };
     let (windows_tx, windows) = tokio::sync::mpsc::channel(WINDOWS_WAITING_MAX);
-    let reader =
-        tokio::task::spawn_blocking(move || read(&disk, &dir, &filter, limits, &windows_tx));
+    let reader = tokio::task::spawn_blocking(move || {
+        read(&disk, &dir, &survey, &filter, limits, &windows_tx)
+    });
     let sent = send(windows, settings).await;
     let read = reader.await.unwrap_or_else(|error| Err(error.to_string()));
     match (sent, read) {
@@ -106,8 +118,7 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
     }
 }
 
-fn print(disk: &Arc<dyn Disk>, dir: &Path, filter: &Filter) -> io::Result<()> {
-    let survey = inspect::survey(disk, dir).map_err(|error| io::Error::other(error.to_string()))?;
+fn print(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut wrote = Ok(());
     inspect::events(disk, dir, survey.end, filter, |_, event| {
@@ -124,11 +135,11 @@ type Windows = tokio::sync::mpsc::Sender<crate::window::Window>;
 fn read(
     disk: &Arc<dyn Disk>,
     dir: &Path,
+    survey: &Survey,
     filter: &Filter,
     limits: Limits,
     windows: &Windows,
 ) -> Result<u64, String> {
-    let survey = inspect::survey(disk, dir).map_err(|error| error.to_string())?;
     let mut builder = Builder::new(limits);
     let missed = inspect::events(disk, dir, survey.end, filter, |_, event| {
         let mut one = Frames::default();

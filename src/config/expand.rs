@@ -1,7 +1,9 @@
 //! Variables in text: `${VAR}` and `${VAR:-default}` from the daemon's environment.
 //!
 //! Filled in once, at load, and only in string values. `${SPOOLBEAT_*}` is left as it is: those
-//! are known only when a run starts. `$${` writes `${`. Must never know which keys it serves.
+//! are known only when a run starts, and are nothing but the run's own variables. `$${` writes `${`. Must never know which keys it serves.
+
+use crate::job::RUN_VARIABLES;
 
 /// Variables that the runner fills in per run.
 const OWN_PREFIX: &str = "SPOOLBEAT_";
@@ -39,6 +41,17 @@ pub(super) fn expand(
             ));
         }
         if name.starts_with(OWN_PREFIX) {
+            if !RUN_VARIABLES.contains(&name) {
+                return Err(format!(
+                    "`{name}` is no variable of a run; there are {}",
+                    RUN_VARIABLES.join(", ")
+                ));
+            }
+            if default.is_some() {
+                return Err(format!(
+                    "a run's own variables take no default; write ${{{name}}}, which is empty while it is not set"
+                ));
+            }
             out.push_str(&rest[at..at + 2 + end + 1]);
         } else {
             match (lookup(name), default) {
@@ -89,6 +102,14 @@ mod tests {
             "${SPOOLBEAT_RUN_ID}-logs-1"
         );
         assert_eq!(ok("$${HOST}"), "${HOST}");
+    }
+
+    #[test]
+    fn a_mistyped_variable_of_a_run_is_a_problem_and_not_an_empty_text() {
+        let no = |text: &str| expand(text, lookup).unwrap_err();
+        let said = no("${SPOOLBEAT_LAST_SUCESS_AT}");
+        assert!(said.contains("SPOOLBEAT_LAST_SUCCESS_AT"), "{said}");
+        assert!(no("${SPOOLBEAT_JOB:-x}").contains("write ${SPOOLBEAT_JOB}"));
     }
 
     #[test]

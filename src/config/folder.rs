@@ -64,10 +64,13 @@ pub fn check_folder(name: &str, folder: &Path, daemon: u32) -> Result<Tree, Vec<
         return Err(vec![Problem::of_file(shown, message)]);
     }
     let tree = files::walk(folder).map_err(|error| {
-        vec![Problem::of_file(
-            shown.clone(),
-            format!("cannot be read ({error})"),
-        )]
+        let message = match files::look(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                format!("there is no such job; `spoolbeat new {name}` makes one")
+            }
+            _ => format!("cannot be read ({error})"),
+        };
+        vec![Problem::of_file(shown.clone(), message)]
     })?;
     let problems: Vec<Problem> = tree
         .strange(daemon)

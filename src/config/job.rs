@@ -89,7 +89,16 @@ fn load_job_with(
     if let Err(message) = check_name(name) {
         return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
     }
-    let text = read_text(&folder.join(JOB_FILE), &file).map_err(|problem| vec![problem])?;
+    let place = folder.join(JOB_FILE);
+    let text = read_text(&place, &file).map_err(|mut problem| {
+        if files::look(&place).is_err() {
+            let message = format!(
+                "; write one: [script] with {RUN_EXAMPLE} and [schedule] with every = \"5m\""
+            );
+            problem.message.push_str(&message);
+        }
+        vec![problem]
+    })?;
     let mut segments = vec![Segment {
         start: 0,
         file,
@@ -365,7 +374,14 @@ impl Raw {
         match self.kinds.as_slice() {
             ["cron"] => {
                 let cron = self.cron.as_ref()?;
-                let zone = self.timezone.as_ref().map(|zone| zone.value.as_str());
+                let mut zone = None;
+                if let Some(leaf) = &self.timezone {
+                    match Cron::parse("* * * * *", Some(&leaf.value)) {
+                        Ok(_) => zone = Some(leaf.value.as_str()),
+                        // The expression is looked at all the same: all problems at once.
+                        Err(message) => table.refuse(leaf, message),
+                    }
+                }
                 match Cron::parse(&cron.value, zone) {
                     Ok(cron) => Some(Schedule::Cron(cron)),
                     Err(message) => {

@@ -17,6 +17,7 @@ use super::source::cut;
 use super::words::nearest;
 use crate::units::parse_bytes;
 use crate::units::parse_duration;
+use crate::units::write_duration;
 
 /// Deepest nesting of a value that may hold anything (`fields`): Logstash and Elasticsearch
 /// refuse deep objects themselves (Elasticsearch at 20).
@@ -229,7 +230,7 @@ impl<'s, 't> Table<'s, 't> {
                     format!(
                         "`{}` is too short; the least is {}; write {example}",
                         cut(&leaf.value),
-                        exact_duration(min)
+                        write_duration(min)
                     ),
                 );
                 None
@@ -483,13 +484,5 @@ fn show_value(value: &DeValue<'_>) -> String {
         DeValue::Datetime(time) => format!("`{time}`"),
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
-    }
-}
-
-/// The way a limit is written in a file; [`crate::units::show_duration`] rounds.
-fn exact_duration(duration: Duration) -> String {
-    match duration.as_millis() {
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
     }
 }

@@ -46,7 +46,7 @@ use crate::source::gather::Gather;
 use crate::source::gather::Lane;
 use crate::source::gather::Lanes;
 use crate::units::Timestamp;
-use crate::units::show_duration;
+use crate::units::write_duration;
 
 /// How long the files of a result may lag behind what was printed.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -540,7 +540,7 @@ impl Driver {
             (Outcome::CouldNotStart, _) => self.could_not.clone()?,
             (Outcome::TimedOut, _) => {
                 let timeout = self.spec.job.script.timeout.unwrap_or_default();
-                format!("ran longer than its timeout of {}", show_duration(timeout))
+                format!("ran longer than its timeout of {}", write_duration(timeout))
             }
             (_, Some(Exit::Code(code))) if outcome == Outcome::Failed => {
                 format!("exit code {code}")

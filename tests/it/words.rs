@@ -4,6 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
+use std::fs;
+
+use spoolbeat::job::RUN_VARIABLES;
+
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
@@ -67,4 +72,89 @@ fn run_once_says_why_it_did_not_succeed() {
         "{}",
         said(&output)
     );
+}
+
+#[test]
+fn a_mistyped_job_is_named_and_never_taken_for_a_quiet_one() {
+    let logstash = Logstash::new(Keep::Events);
+    let spool = Spool::new(logstash.port());
+    spool.job("hello", ONCE, "job.sh", "echo hello\n");
+    assert!(spool.command(&["run", "--once"]).status.success());
+    for (args, code, words) in [
+        (&["try", "helo"][..], 78, "`spoolbeat new helo` makes one"),
+        (&["check", "--job", "helo"], 78, "there is no job `helo`"),
+        (&["results", "helo"], 1, "job `helo` has no results"),
+        (
+            &["queue", "cat", "--job", "helo"],
+            1,
+            "no events of job `helo`; it knows hello",
+        ),
+        (
+            &["replay", "helo", "--since", "1h"],
+            1,
+            "no events of job `helo`; it knows hello",
+        ),
+        (
+            &["replay", "hello", "--since", "1h", "--to", "lumberjak"],
+            78,
+            "no output `lumberjak`; spoolbeat.toml has: lumberjack",
+        ),
+    ] {
+        let output = spool.command(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
+        assert!(said(&output).contains(words), "{args:?}: {}", said(&output));
+    }
+    let output = spool.command(&["replay", "hello", "--since", "1h"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("3 events sent again"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn init_makes_the_root_that_is_named_either_way() {
+    let spool = Spool::new(1);
+    let folder = spool.root();
+    for args in [&["init", "one"][..], &["init", "--root", "two"]] {
+        assert!(spool.command(args).status.success());
+    }
+    for root in ["one", "two"] {
+        assert!(folder.join(root).join("spoolbeat.toml").is_file());
+        assert!(folder.join(root).join("jobs").is_dir());
+    }
+    let again = spool.command(&["init", "two"]);
+    assert_eq!(again.status.code(), Some(73));
+    assert!(said(&again).contains("already"), "{}", said(&again));
+    fs::write(folder.join("file"), "mine").unwrap();
+    let beside = spool.command(&["init", "file"]);
+    assert_eq!(beside.status.code(), Some(73));
+    assert!(
+        !said(&beside).contains("spoolbeat.toml"),
+        "{}",
+        said(&beside)
+    );
+    assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "mine");
+}
+
+#[test]
+fn a_script_gets_all_variables_that_the_manual_names_and_no_others() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let toml = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"1s\"\n";
+    let script = "env | grep -o '^SPOOLBEAT_[A-Z_]*'\n";
+    spool.job("names", toml, "job.sh", script);
+    spool.start();
+    let wanted: BTreeSet<String> = RUN_VARIABLES.map(str::to_owned).into();
+    // The first run has no last success yet.
+    wait_until(SOON, "a run after a success knows all of them", || {
+        let lines: BTreeSet<String> = logstash.lines("names").into_iter().collect();
+        lines == wanted
+    });
 }

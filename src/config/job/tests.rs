@@ -415,3 +415,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_wrong_expression_and_a_wrong_zone_are_both_reported_at_their_places() {
+    let cron = "cron = '61 * * * *'\ntimezone = 'Europe/Berln'";
+    let found = problems(&SMALL.replace("every = '5m'", cron));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("jobs/idp/job.toml:4:8: schedule.cron: `61 * * * *`"),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with("jobs/idp/job.toml:5:12: schedule.timezone: `Europe/Berln`"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_folder_without_a_job_file_is_told_what_to_write() {
+    let dir = folder();
+    let none = Defaults::none();
+    let problems = load_job_with("idp", dir.path(), "", &none, &[], lookup).unwrap_err();
+    let words = problems[0].to_string();
+    assert!(
+        words.contains("there is no such file; write one: [script] with run = \"collect.py\""),
+        "{words}"
+    );
+}
