@@ -232,6 +232,15 @@ impl fmt::Display for AskError {
                     DEADLINE.as_secs()
                 )
             }
+            Self::Unreachable { socket, error }
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(
+                    f,
+                    "{}: {error}; ask as the user that the daemon runs as, or as root",
+                    socket.display()
+                )
+            }
             Self::Unreachable { socket, error } => write!(f, "{}: {error}", socket.display()),
             Self::NotUnderstood(error) => write!(
                 f,

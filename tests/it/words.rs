@@ -158,3 +158,87 @@ fn a_script_gets_all_variables_that_the_manual_names_and_no_others() {
         lines == wanted
     });
 }
+
+/// The keys that are known where `problem` found one that is not.
+fn known_keys(problem: &str) -> Vec<&str> {
+    let (_, keys) = problem.split_once("known here: ").unwrap();
+    keys.split(", ").collect()
+}
+
+#[test]
+fn the_manual_names_every_key_and_every_command() {
+    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let spool = Spool::new(1);
+    let odd = "zzzzzzzz = 1";
+    let sections = ["script", "schedule", "capture.stdout", "output", "results"];
+    let mut job = format!("{odd}\n");
+    for section in sections {
+        job.push_str(&format!("[{section}]\n{odd}\n"));
+    }
+    spool.job("odd", &job, "job.sh", "");
+    let jobs = spool.command(&["check"]);
+    let sections = [
+        "spool", "queue", "results", "receiver", "stop", "log", "zzzzzzzz",
+    ];
+    for section in sections {
+        spool.settings(&format!("[{section}]\n{odd}\n"));
+    }
+    spool.settings("[output.second]\nkind = \"lumberjack\"\nhosts = [\"h\"]\nzzzzzzzz = 1\n");
+    let root = spool.command(&["check"]);
+    let (jobs, root) = (said(&jobs), said(&root));
+    let problems: Vec<&str> = jobs
+        .lines()
+        .chain(root.lines())
+        .filter(|line| line.contains("unknown key `zzzzzzzz`"))
+        .collect();
+    assert!(problems.len() >= 14, "{problems:#?}");
+    for problem in problems {
+        for key in known_keys(problem) {
+            let named = [format!("`{key}`"), format!("[{key}]"), format!("[{key}.")];
+            assert!(
+                named.iter().any(|name| manual.contains(name)),
+                "README.md does not name `{key}` of {problem}"
+            );
+        }
+    }
+    let help = said(&spool.command(&["help"]));
+    let commands = help.split_once("Commands:").unwrap().1;
+    for line in commands.lines().take_while(|line| *line != "Options:") {
+        if let Some(name) = line
+            .strip_prefix("  ")
+            .and_then(|line| line.split(' ').next())
+            && !["", "help"].contains(&name)
+        {
+            let row = format!("`spoolbeat {name}");
+            assert!(manual.contains(&row), "README.md does not name {row}`");
+        }
+    }
+}
+
+#[test]
+fn every_command_has_examples_in_its_help() {
+    let spool = Spool::new(1);
+    for command in [
+        &["init"][..],
+        &["new"],
+        &["check"],
+        &["run"],
+        &["status"],
+        &["try"],
+        &["results"],
+        &["queue"],
+        &["queue", "stat"],
+        &["queue", "cat"],
+        &["queue", "verify"],
+        &["replay"],
+        &["receive"],
+        &["completions"],
+    ] {
+        let help = spool.command(&[command, &["--help"]].concat());
+        assert!(help.status.success(), "{command:?}");
+        let example = format!("spoolbeat {} ", command.join(" "));
+        let text = said(&help);
+        let (_, behind) = text.split_once("Example").unwrap_or_default();
+        assert!(behind.contains(example.trim_end()), "{command:?}: {text}");
+    }
+}
