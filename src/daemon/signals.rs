@@ -15,6 +15,8 @@ pub(super) struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hangup: unix::Signal,
+    #[expect(dead_code, reason = "held so that it does nothing")]
+    ignored: [unix::Signal; 2],
 }
 
 impl Signals {
@@ -24,6 +26,11 @@ impl Signals {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
             hangup: unix::signal(SignalKind::hangup())?,
+            // Log rotators and operators send these by habit; their default action would end us.
+            ignored: [
+                unix::signal(SignalKind::user_defined1())?,
+                unix::signal(SignalKind::user_defined2())?,
+            ],
         })
     }
 

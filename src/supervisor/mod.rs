@@ -108,6 +108,8 @@ pub struct Supervisor {
     closing: HashMap<RunId, OpenRun>,
     /// Why schedules are paused.
     paused: Option<String>,
+    /// Whether the queue takes nothing at the moment.
+    stuck: bool,
     /// Why `jobs/` cannot be looked at.
     unreadable: Option<String>,
     state_dir: PathBuf,
@@ -136,6 +138,7 @@ impl Supervisor {
             runs: HashMap::new(),
             closing: HashMap::new(),
             paused: None,
+            stuck: false,
             unreadable: None,
             state_dir: start.state_dir,
             stop_timeout: start.stop_timeout,
@@ -421,6 +424,7 @@ impl Supervisor {
     }
 
     fn level(&mut self, now: Now, level: &QueueLevel, effects: &mut Vec<Effect>) {
+        self.stuck = level.broken.is_some();
         let percent = level
             .bytes
             .saturating_mul(100)

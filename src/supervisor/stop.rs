@@ -29,12 +29,12 @@ pub(super) enum Phase {
     Running,
     /// No new runs; the open ones come to their end.
     Stopping {
-        /// Then they are given up.
-        give_up_at: Tick,
+        /// When the last of them has used up its own limits.
+        over_at: Tick,
     },
     /// Waiting for ACKs.
     Draining {
-        /// How many runs were given up.
+        /// How many runs were given up though the queue would have taken their ends.
         abandoned: usize,
     },
     /// The exit has been ordered.
@@ -76,15 +76,16 @@ impl Supervisor {
             self.order(&run, Order::Terminate, effects);
         }
         self.phase = Phase::Stopping {
-            give_up_at: now.tick.after(longest).after(STOP_SLACK),
+            over_at: now.tick.after(longest),
         };
     }
 
     /// Takes the next step of a stop when its time has come.
     pub(super) fn stop_go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let Phase::Stopping { give_up_at } = self.phase else {
+        let Phase::Stopping { over_at } = self.phase else {
             return;
         };
+        let give_up_at = self.give_up_at(over_at);
         let open = self.runs.len() + self.closing.len();
         if open > 0 && now.tick < give_up_at {
             return;
@@ -93,8 +94,20 @@ impl Supervisor {
             self.kill_all(effects);
             effects.push(Effect::Say(Say::Abandoned { runs: open }));
         }
-        self.phase = Phase::Draining { abandoned: open };
+        // What a queue that is full could not take was never captured: the stop has kept its word.
+        let abandoned = if self.stuck { 0 } else { open };
+        self.phase = Phase::Draining { abandoned };
         effects.push(Effect::BeginDrain);
+    }
+
+    /// When open runs are given up. A queue that takes nothing will not take their last events
+    /// within the slack either: with the receiver away that is a matter of hours.
+    fn give_up_at(&self, over_at: Tick) -> Tick {
+        if self.stuck {
+            over_at
+        } else {
+            over_at.after(STOP_SLACK)
+        }
     }
 
     /// The drain is over: leave.
@@ -113,7 +126,7 @@ impl Supervisor {
     /// Moments at which [`crate::supervisor::Note::Clock`] must not be late.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Tick> {
         let stop = match self.phase {
-            Phase::Stopping { give_up_at } => Some(give_up_at),
+            Phase::Stopping { over_at } => Some(self.give_up_at(over_at)),
             Phase::Running | Phase::Draining { .. } | Phase::Over => None,
         };
         let once = self.once.as_ref();

@@ -567,6 +567,25 @@ fn a_stop_waits_for_a_finishing_run_no_longer_than_its_timeout() {
 }
 
 #[test]
+fn a_stop_with_a_queue_that_takes_nothing_ends_with_the_grace_and_is_clean() {
+    let mut rig = Rig::serve();
+    let disk = only(rig.load(minutely("disk", "g1")));
+    rig.note(Note::Queue(QueueLevel {
+        bytes: 100,
+        max_bytes: 100,
+        broken: Some("the queue has reached [queue] max_bytes".to_owned()),
+    }));
+    rig.terminate();
+    rig.pass(Duration::from_secs(9));
+    assert!(!rig.drains(), "its grace is 10 s");
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.orders(), [(disk.run, Order::Kill)]);
+    assert!(rig.drains());
+    rig.note(Note::DrainOver { waiting_events: 5 });
+    assert_eq!(rig.exit(), Some(Exit::Clean), "the rest stays queued");
+}
+
+#[test]
 fn an_endless_script_is_terminated_at_a_stop_even_if_it_is_to_finish() {
     let mut rig = Rig::serve();
     let mut endless = job("tail", "g1", Schedule::KeepRunning);
