@@ -30,6 +30,10 @@ pub(crate) enum Fault {
     WritesFull,
     /// The next sync gives EIO, once.
     NextSync,
+    /// The next sync gives EIO, and the disk is full from then on.
+    NextSyncThenFull,
+    /// Writes give ENOSPC until this file is removed.
+    FullUntilRemoved(&'static str),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -46,6 +50,16 @@ struct Content {
 struct State {
     files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     fault: Fault,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        match self.fault {
+            Fault::WritesFull => true,
+            Fault::FullUntilRemoved(path) => self.files.contains_key(Path::new(path)),
+            Fault::None | Fault::NextSync | Fault::NextSyncThenFull => false,
+        }
+    }
 }
 
 /// The disk.
@@ -108,7 +122,7 @@ fn put(bytes: &mut Vec<u8>, offset: u64, part: &[u8]) {
 
 impl DiskFile for MemFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let full = self.disk.0.lock().unwrap().fault == Fault::WritesFull;
+        let full = self.disk.0.lock().unwrap().is_full();
         let part = if full {
             &bytes[..bytes.len() / 2]
         } else {
@@ -135,8 +149,13 @@ impl DiskFile for MemFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock().unwrap();
         let mut content = self.content.lock().unwrap();
-        if state.fault == Fault::NextSync {
-            state.fault = Fault::None;
+        let then = match state.fault {
+            Fault::NextSync => Some(Fault::None),
+            Fault::NextSyncThenFull => Some(Fault::WritesFull),
+            _ => None,
+        };
+        if let Some(then) = then {
+            state.fault = then;
             // As on ext4: the pages are marked clean, and what was not written stays unwritten.
             content.unsynced.clear();
             return Err(io::Error::other("input/output error"));
@@ -183,7 +202,7 @@ impl Disk for MemDisk {
 
     fn replace(&self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        if state.fault == Fault::WritesFull {
+        if state.is_full() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let durable = how == Replace::Durable;

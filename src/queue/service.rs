@@ -207,6 +207,7 @@ impl Queue {
             level: level_tx,
             last_tidy: Tick::default(),
             last_sync: Tick::default(),
+            untidy: false,
         };
         server.publish(None);
         runtime.spawn(batch_portions(portions, drafts_tx, settings));
@@ -391,6 +392,8 @@ struct Server {
     level: watch::Sender<Level>,
     last_tidy: Tick,
     last_sync: Tick,
+    /// Whether it was said that tidying fails.
+    untidy: bool,
 }
 
 impl Server {
@@ -437,7 +440,7 @@ impl Server {
             // The sender is dropped only when deflating panicked: its sources then hear "closed".
             if let Ok((draft, waiting)) = runtime.block_on(closed) {
                 bytes += draft.events.bytes.len() as u64;
-                match self.append(&draft) {
+                match self.append(&draft, &waiting) {
                     Ok(last) => {
                         let mut seq = last + 1 - u64::from(draft.events.count);
                         for (answer, count) in waiting {
@@ -467,13 +470,17 @@ impl Server {
     }
 
     /// Appends, waiting as long as it takes: the queue is full, or its disk is.
-    fn append(&mut self, draft: &Draft) -> Result<u64, String> {
+    fn append(&mut self, draft: &Draft, waiting: &[(Answer, u32)]) -> Result<u64, String> {
         let mut said = false;
         loop {
             match self.writer.append(draft, clock::now()) {
                 Ok(last) => return Ok(last),
                 Err(AppendError::Impossible(why)) => return Err(why),
-                Err(refused) if self.abandoned.load(Ordering::Relaxed) => {
+                // At a stop: sources that were given up wait for no answer, and nothing was promised.
+                Err(refused)
+                    if self.abandoned.load(Ordering::Relaxed)
+                        || waiting.iter().all(|(answer, _)| answer.is_closed()) =>
+                {
                     return Err(refused.to_string());
                 }
                 Err(refused) => {
@@ -530,9 +537,12 @@ impl Server {
 
     fn tidy(&mut self, pressure: Pressure) {
         let passed = self.passed();
-        if let Err(error) = self.writer.tidy(passed, pressure, clock::now()) {
+        let tidied = self.writer.tidy(passed, pressure, clock::now());
+        // Said once: on a full disk it is tried ten times a second, perhaps for days.
+        if let (Err(error), false) = (&tidied, self.untidy) {
             tracing::warn!(%error, "the queue could not be tidied; it is tried again");
         }
+        self.untidy = tidied.is_err();
     }
 
     /// How far all outputs are; an empty table (no output has begun yet) lets go of nothing.

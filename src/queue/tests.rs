@@ -178,6 +178,37 @@ fn a_failed_sync_poisons_the_segment_and_loses_nothing() {
 }
 
 #[test]
+fn a_segment_whose_sync_failed_is_not_synced_again_when_no_other_can_be_made() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 3, 20)), Timestamp(1))
+        .unwrap();
+    disk.fail(Fault::NextSyncThenFull);
+    for _ in 0..3 {
+        assert!(writer.commit(Timestamp(1)).is_err(), "nothing is captured");
+    }
+    disk.fail(Fault::None);
+    writer.commit(Timestamp(1)).unwrap();
+    let after = disk.crash(0);
+    let writer = open(&after);
+    assert_eq!(events(&after, &writer), (0..3).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_queue_on_a_full_disk_opens_on_its_reserve_and_loses_nothing() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 3, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    disk.fail(Fault::FullUntilRemoved("/q/reserve"));
+    let writer = open(&disk);
+    assert_eq!(events(&disk, &writer), (0..3).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_full_disk_stops_and_goes_on_by_itself() {
     let disk = MemDisk::default();
     let mut writer = open(&disk);

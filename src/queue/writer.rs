@@ -84,6 +84,20 @@ struct Active {
     end: u64,
     /// End of what is durable.
     synced: u64,
+    /// Whether a sync has failed. The next one could succeed without the bytes having arrived.
+    poisoned: bool,
+}
+
+impl Active {
+    /// Makes what is written durable; fails for ever once it has failed.
+    fn sync(&mut self) -> io::Result<()> {
+        if self.poisoned {
+            return Err(io::Error::other("an earlier sync of this segment failed"));
+        }
+        let synced = self.file.sync();
+        self.poisoned = synced.is_err();
+        synced
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +177,14 @@ impl Writer {
             first_number: found.ledger.next_number,
             created: now,
         };
-        let active = create(&*disk, dir, head).map_err(at_dir)?;
+        let active = match create_over(&*disk, dir, head) {
+            // A full disk must not keep a backlog from being sent: the reserve is for such a day.
+            Err(error) if disk.remove(&dir.join(RESERVE)).is_ok() => {
+                tracing::warn!(%error, "the disk takes no new segment: the reserved one is given up");
+                create_over(&*disk, dir, head).map_err(at_dir)?
+            }
+            other => other.map_err(at_dir)?,
+        };
         let mut writer = Self {
             segment_bytes: (settings.max_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
             epoch: head.epoch,
@@ -190,7 +211,13 @@ impl Writer {
             settings,
             active,
         };
-        writer.checkpoint().map_err(at_dir)?;
+        if let Err(error) = writer.checkpoint() {
+            if writer.disk.remove(&dir.join(RESERVE)).is_err() {
+                return Err(at_dir(error));
+            }
+            tracing::warn!(%error, "the disk takes no checkpoint: the reserved segment is given up");
+            writer.checkpoint().map_err(at_dir)?;
+        }
         writer.take_reserve();
         Ok((writer, report))
     }
@@ -247,7 +274,7 @@ impl Writer {
         if self.tail.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.active.file.sync() {
+        if let Err(error) = self.active.sync() {
             tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not trusted again");
             self.rewrite_tail(now)?;
         }
@@ -269,7 +296,7 @@ impl Writer {
         if self.active.synced == self.active.end {
             return Ok(());
         }
-        if let Err(error) = self.active.file.sync() {
+        if let Err(error) = self.active.sync() {
             tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not written to again");
             return self.rewrite_tail(now);
         }
@@ -553,6 +580,7 @@ fn create(disk: &dyn Disk, dir: &Path, head: Head) -> io::Result<Active> {
         file,
         end,
         synced: end,
+        poisoned: false,
     })
 }
 
