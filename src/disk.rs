@@ -284,6 +284,19 @@ pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
         .write(true)
         .mode(FILE_MODE)
         .open(path)?;
+    exclusively(file)
+}
+
+/// Takes the lock on a folder itself, which outlives whatever is removed from it; `None` when
+/// another process holds it.
+///
+/// # Errors
+/// What the operating system said; network file systems may know no locks on folders.
+pub fn lock_folder(dir: &Path) -> io::Result<Option<Lock>> {
+    exclusively(File::open(dir)?)
+}
+
+fn exclusively(file: File) -> io::Result<Option<Lock>> {
     match LockExt::try_lock_exclusive(&file) {
         Ok(()) => Ok(Some(Lock(file))),
         Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {

@@ -78,6 +78,8 @@ const AGENT_ID: &str = "agent.id";
 pub(super) struct Claim {
     root: PathBuf,
     lock: Lock,
+    /// The root's own lock, which holds when somebody removes `queue/` under us.
+    root_lock: Option<Lock>,
 }
 
 /// Takes the root's lock, and makes the folders that are ours.
@@ -87,9 +89,22 @@ pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
         Ok(()) => Ok(()),
         Err(error) => Err(Error::Folder { path, error }),
     };
+    // Where the file system cannot lock a folder, the lock in `queue/` has to do.
+    let root_lock = match patiently(|| disk::lock_folder(root)) {
+        Ok(None) => {
+            return Err(Error::Locked {
+                root: root.to_path_buf(),
+            });
+        }
+        Ok(lock) => lock,
+        Err(error) => {
+            tracing::debug!(%error, "the root's folder cannot be locked");
+            None
+        }
+    };
     made(dir("queue"))?;
     let path = root.join("queue").join("lock");
-    let lock = lock(&path).map_err(|error| Error::Disk { path, error })?;
+    let lock = patiently(|| disk::lock(&path)).map_err(|error| Error::Disk { path, error })?;
     let Some(lock) = lock else {
         return Err(Error::Locked {
             root: root.to_path_buf(),
@@ -101,15 +116,16 @@ pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
     Ok(Claim {
         root: root.to_path_buf(),
         lock,
+        root_lock,
     })
 }
 
-/// Takes the lock, with patience for a daemon that has just been killed: a child that it was about
+/// Takes a lock, with patience for a daemon that has just been killed: a child that it was about
 /// to start has the lock too until it executes its program.
-fn lock(path: &Path) -> io::Result<Option<Lock>> {
+fn patiently(take: impl Fn() -> io::Result<Option<Lock>>) -> io::Result<Option<Lock>> {
     let started = clock::tick();
     loop {
-        let lock = disk::lock(path)?;
+        let lock = take()?;
         if lock.is_some() || clock::tick().since(started) >= LOCK_PATIENCE {
             return Ok(lock);
         }
@@ -330,6 +346,7 @@ impl House {
     pub(super) fn leave(self) {
         let Self { claim, outputs, .. } = self;
         drop(outputs);
+        drop(claim.root_lock);
         drop(claim.lock);
     }
 }

@@ -222,6 +222,17 @@ fn a_second_daemon_exits_with_75_within_1_s_and_touches_nothing() {
 }
 
 #[test]
+fn a_second_daemon_is_refused_also_when_the_queue_was_removed_under_the_first() {
+    let (mut spool, logstash) = running("quiet", ONCE, "echo done\n");
+    run_events(&logstash, "quiet", 2);
+    fs::remove_dir_all(spool.root().join("queue")).unwrap();
+    let output = spool.command(&["run", "."]);
+    assert_eq!(output.status.code(), Some(75), "{}", said(&output));
+    assert!(!spool.root().join("queue").exists(), "nothing is touched");
+    spool.stop();
+}
+
+#[test]
 fn sigterm_waits_for_the_acks_of_what_is_under_way_and_exits_0() {
     let logstash = Logstash::new(Keep::Ids);
     logstash.answer(Mode::Never);
