@@ -38,6 +38,7 @@ use crate::job::Language;
 use crate::job::Script;
 use crate::schedule::Cron;
 use crate::schedule::Schedule;
+use crate::schedule::cron;
 
 const SCHEDULE_EXAMPLE: &str = "every = \"5m\", or cron = \"*/5 * * * *\"";
 const RUN_EXAMPLE: &str = "run = \"collect.py\"";
@@ -127,7 +128,7 @@ pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
     let timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
     let raw = Raw::read(&mut table);
     for zone in timezone.iter().chain(&raw.timezone) {
-        if let Err(message) = Cron::parse("* * * * *", Some(&zone.value)) {
+        if let Err(message) = cron::zone(&zone.value) {
             table.refuse(zone, message);
         }
     }
@@ -373,19 +374,19 @@ impl Raw {
         }
         match self.kinds.as_slice() {
             ["cron"] => {
-                let cron = self.cron.as_ref()?;
-                let mut zone = None;
-                if let Some(leaf) = &self.timezone {
-                    match Cron::parse("* * * * *", Some(&leaf.value)) {
-                        Ok(_) => zone = Some(leaf.value.as_str()),
-                        // The expression is looked at all the same: all problems at once.
-                        Err(message) => table.refuse(leaf, message),
-                    }
+                let text = self.cron.as_ref()?;
+                // Checked apart, so that each of the two is reported where it stands.
+                let mut zone = self.timezone.as_ref();
+                if let Some(leaf) = zone
+                    && let Err(message) = cron::zone(&leaf.value)
+                {
+                    table.refuse(leaf, message);
+                    zone = None;
                 }
-                match Cron::parse(&cron.value, zone) {
+                match Cron::parse(&text.value, zone.map(|leaf| leaf.value.as_str())) {
                     Ok(cron) => Some(Schedule::Cron(cron)),
                     Err(message) => {
-                        table.refuse(cron, message);
+                        table.refuse(text, message);
                         None
                     }
                 }

@@ -70,9 +70,7 @@ impl Cron {
                 format!("`{text}` is not understood ({error}); write it like `*/5 * * * *`")
             })?;
         let zone = match timezone {
-            Some(name) => name.parse().map_err(|_| {
-                format!("`{name}` is not a time zone; write its IANA name, like Europe/Berlin")
-            })?,
+            Some(name) => zone(name)?,
             None => machine_zone(
                 std::env::var("TZ").ok().as_deref(),
                 iana_time_zone::get_timezone().ok().as_deref(),
@@ -194,6 +192,16 @@ impl fmt::Display for Cron {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// The time zone of an IANA name.
+///
+/// # Errors
+/// A lower-case fragment with the text and a correct example.
+pub fn zone(name: &str) -> Result<Tz, String> {
+    let refuse =
+        |_| format!("`{name}` is not a time zone; write its IANA name, like Europe/Berlin");
+    name.parse().map_err(refuse)
 }
 
 /// The zone of this machine: what TZ names (`Europe/Berlin`, `:Europe/Berlin`, a path below

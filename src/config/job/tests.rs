@@ -345,6 +345,21 @@ fn large_deep_and_crowded_files_are_refused_in_few_words() {
 }
 
 #[test]
+fn a_wrong_time_zone_is_reported_where_it_stands_also_beside_a_wrong_cron() {
+    let text =
+        "[script]\nrun = 'collect.py'\n[schedule]\ncron = '61 * * * *'\ntimezone = 'Berlin'\n";
+    let problems = load_bytes(text.as_bytes(), &Defaults::none()).unwrap_err();
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("jobs/idp/job.toml:4:8: schedule.cron: `61 * * * *`"));
+    assert!(said[1].starts_with("jobs/idp/job.toml:5:12: schedule.timezone: `Berlin` is not a"));
+    let text = text.replace("61", "*/5");
+    let problems = load_bytes(text.as_bytes(), &Defaults::none()).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].key, "schedule.timezone");
+}
+
+#[test]
 fn a_jobs_own_keys_win_over_the_defaults() {
     let text = "[defaults]\ntags = ['all']\ntimezone = 'Europe/Berlin'\nfields = { site = 'a', team = 'x' }\n\
         [defaults.script]\ntimeout = '7s'\nlanguage = 'bash'\n[defaults.schedule]\nevery = '9m'\n";
