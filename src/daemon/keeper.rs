@@ -44,7 +44,12 @@ pub(super) struct Keeper {
     keeps: BTreeMap<String, Keep>,
     /// Whether a run has ended since the last sweep: without one there is nothing new.
     dirty: bool,
-    swept_at: Tick,
+    /// Whether all jobs have been seen, and with them what is kept of each: before, a sweep would
+    /// measure them by the defaults.
+    complete: bool,
+    /// Nothing was swept yet: what former daemons left is due at once. One that lives for less than
+    /// [`SWEEP_EVERY`], as with `run --once` from cron, would otherwise never sweep.
+    swept_at: Option<Tick>,
     sweep: Option<JoinHandle<()>>,
     /// How long the last sweep took, in milliseconds.
     took_ms: Arc<AtomicU64>,
@@ -57,7 +62,8 @@ impl Keeper {
             total_bytes,
             keeps: BTreeMap::new(),
             dirty: true,
-            swept_at: clock::tick(),
+            complete: false,
+            swept_at: None,
             sweep: None,
             took_ms: Arc::new(AtomicU64::new(0)),
         }
@@ -72,10 +78,8 @@ impl Keeper {
             Change::Removed { job } => {
                 self.keeps.remove(job);
             }
-            Change::Refused { .. }
-            | Change::Unreadable { .. }
-            | Change::Readable
-            | Change::Complete => {}
+            Change::Complete => self.complete = true,
+            Change::Refused { .. } | Change::Unreadable { .. } | Change::Readable => {}
         }
     }
 
@@ -89,11 +93,12 @@ impl Keeper {
         let busy = self.sweep.as_ref().is_some_and(|task| !task.is_finished());
         let took = Duration::from_millis(self.took_ms.load(Ordering::Relaxed));
         let rest = took.saturating_mul(SWEEP_REST).max(SWEEP_EVERY);
-        if !self.dirty || busy || now < self.swept_at.after(rest) {
+        let early = self.swept_at.is_some_and(|at| now < at.after(rest));
+        if !self.dirty || !self.complete || busy || early {
             return;
         }
         self.dirty = false;
-        self.swept_at = now;
+        self.swept_at = Some(now);
         let took_ms = Arc::clone(&self.took_ms);
         let (results, keeps) = (self.results.clone(), self.keeps.clone());
         let total_bytes = self.total_bytes;
