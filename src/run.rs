@@ -67,6 +67,13 @@ impl Outcome {
             Self::CouldNotStart => "could_not_start",
         }
     }
+
+    /// Whether the run came to an end of its own, by its timeout at the latest, and not because the
+    /// daemon stopped or died: a job that runs once has then done so.
+    #[must_use]
+    pub const fn is_own_end(self) -> bool {
+        !matches!(self, Self::Killed | Self::Interrupted)
+    }
 }
 
 /// How the script's own process ended.

@@ -16,7 +16,6 @@ use crate::clock::Tick;
 use crate::control::Asked;
 use crate::daemon::house::House;
 use crate::daemon::signals::Signals;
-use crate::event::Route;
 use crate::event::RunId;
 use crate::run::Order;
 use crate::run::Outcome;
@@ -59,8 +58,6 @@ pub(super) struct Driver {
     runs: JoinSet<Ended>,
     /// Tasks that answer with one note.
     helpers: JoinSet<Note>,
-    /// All outputs.
-    route: Route,
     /// What a task's panic means, by its id.
     lost: HashMap<Id, Note>,
     orders: HashMap<RunId, mpsc::Sender<Order>>,
@@ -71,12 +68,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(supervisor: Supervisor, house: House, host: Host, route: Route) -> Self {
+    pub(super) fn new(supervisor: Supervisor, house: House, host: Host) -> Self {
         Self {
             supervisor,
             house,
             host: Some(Arc::new(host)),
-            route,
             runs: JoinSet::new(),
             helpers: JoinSet::new(),
             lost: HashMap::new(),
@@ -171,10 +167,9 @@ impl Driver {
         let lost = Note::Closed {
             run: open.run.clone(),
         };
-        let route = self.route.clone();
         self.help(lost, async move {
             let run = open.run.clone();
-            House::close_interrupted(&host, route, open).await;
+            House::close_interrupted(&host, open).await;
             Note::Closed { run }
         });
     }

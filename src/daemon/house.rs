@@ -241,7 +241,8 @@ impl House {
     }
 
     /// Records the end of a run that was open when the former daemon died.
-    pub(super) async fn close_interrupted(host: &Host, route: Route, open: OpenRun) {
+    pub(super) async fn close_interrupted(host: &Host, open: OpenRun) {
+        let route = open.route;
         let run = runner::Open {
             job: open.job,
             run: open.run,
@@ -250,7 +251,7 @@ impl House {
             scheduled_at: open.scheduled_at,
             started_at: open.at,
         };
-        // The job may be gone or another by now: the event goes to all, with nothing of its own.
+        // The job may be gone or another by now: the event goes where its start went, with nothing of its own.
         if let Err(refused) = runner::interrupted(&run, None, route, clock::now(), host).await {
             tracing::error!(job = run.job, run = %run.run, ?refused, "the end of an interrupted run cannot be recorded; the next start tries again");
         }
@@ -378,6 +379,7 @@ fn before(ledger: &Ledger) -> Before {
                 generation: open.generation.clone(),
                 trigger: open.trigger,
                 scheduled_at: open.scheduled_at.map(Timestamp),
+                route: Route::to(open.outputs.clone()),
                 at: Timestamp(open.at),
             })
             .collect(),

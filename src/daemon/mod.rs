@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use crate::config;
 use crate::control;
 use crate::disk::OsDisk;
-use crate::event::Route;
 use crate::files;
 use crate::queue::OpenError;
 use crate::source::lumberjack::BindError;
@@ -115,7 +114,6 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
         path: state_dir.clone(),
         error,
     })?;
-    let route = Route::to(house::output_names(&root));
     let (supervisor, first) = Supervisor::new(Start {
         mode,
         state_dir,
@@ -135,7 +133,7 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
         changes,
         asked,
     };
-    let driver = Driver::new(supervisor, house, host, route);
+    let driver = Driver::new(supervisor, house, host);
     let (exit, house) = driver.drive(first, sources).await;
     control.abort();
     // Ends with the cancellation that was just asked for; its socket goes with it, before the lock.

@@ -31,6 +31,8 @@ pub enum Fact {
         trigger: Trigger,
         /// The tick it belongs to, in milliseconds since 1970; `None` when it was not due by the clock.
         scheduled_at: Option<i64>,
+        /// The outputs that get the run's events: should the daemon die, its end goes there too.
+        outputs: Vec<String>,
         /// When, in milliseconds since 1970.
         at: i64,
     },

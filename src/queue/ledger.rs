@@ -56,6 +56,8 @@ pub struct OpenRun {
     pub trigger: Trigger,
     /// The tick it belongs to, in milliseconds since 1970.
     pub scheduled_at: Option<i64>,
+    /// The outputs that get its events.
+    pub outputs: Vec<String>,
     /// When it was fired, in milliseconds since 1970.
     pub at: i64,
 }
@@ -121,6 +123,7 @@ impl Ledger {
                 generation,
                 trigger,
                 scheduled_at,
+                outputs,
                 at,
             } => {
                 // A run by hand does not move the phase of the schedule.
@@ -132,6 +135,7 @@ impl Ledger {
                     generation: generation.clone(),
                     trigger: *trigger,
                     scheduled_at: *scheduled_at,
+                    outputs: outputs.clone(),
                     at: *at,
                 };
                 self.open.insert(run.clone(), open);
@@ -147,8 +151,7 @@ impl Ledger {
                 self.open.remove(run);
                 let past = self.past(job);
                 past.runs += 1;
-                // A job that runs once still has to, when the daemon died before its run had ended.
-                if *outcome != Outcome::Interrupted {
+                if outcome.is_own_end() {
                     past.done_generation = Some(generation.clone());
                 }
                 past.last_run = Some(LastRun {

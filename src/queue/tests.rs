@@ -280,6 +280,7 @@ fn segments_behind_every_cursor_go_and_a_restart_still_knows_the_past() {
         generation: "g".into(),
         trigger: Trigger::Schedule,
         scheduled_at: Some(42),
+        outputs: vec!["out".into()],
         at: 43,
     });
     writer.append(&draft(fired), Timestamp(1)).unwrap();

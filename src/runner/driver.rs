@@ -192,6 +192,7 @@ impl Driver {
             generation: spec.job.generation.clone(),
             trigger: spec.trigger,
             scheduled_at: spec.scheduled_at.map(|at| at.0),
+            outputs: spec.job.route.outputs().to_vec(),
             at: self.started_at.0,
         };
         let gather = self.output.gather();

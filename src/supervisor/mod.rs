@@ -332,7 +332,9 @@ impl Supervisor {
         let known = self.known(&name);
         known.runs.retain(|run| *run != ended.run);
         known.past.runs.add(ended.outcome);
-        known.past.done_generation = Some(live.job.generation.clone());
+        if ended.outcome.is_own_end() {
+            known.past.done_generation = Some(live.job.generation.clone());
+        }
         if ended.outcome == Outcome::Success {
             known.past.last_success_at = Some(ended.started_at);
         }

@@ -470,6 +470,7 @@ fn open_run(job: &str) -> OpenRun {
         generation: "g1".to_owned(),
         trigger: Trigger::Schedule,
         scheduled_at: None,
+        route: Route::default(),
         at: Timestamp(BEGIN - 1),
     }
 }
@@ -523,6 +524,18 @@ fn the_phase_of_a_schedule_is_kept_across_restarts() {
     let spec = only(rig.started());
     assert_eq!(spec.last_success_at, Some(Timestamp(BEGIN - 39_000)));
     only(rig.load(job("setup", "g2", Schedule::Once)));
+}
+
+#[test]
+fn a_job_that_runs_once_runs_until_a_run_has_ended_of_its_own() {
+    let mut rig = Rig::serve();
+    let cut_short = only(rig.load(job("setup", "g1", Schedule::Once)));
+    rig.remove("setup");
+    rig.end(&cut_short, Outcome::Killed);
+    let whole = only(rig.load(job("setup", "g1", Schedule::Once)));
+    rig.end(&whole, Outcome::Failed);
+    rig.pass(MINUTE);
+    assert!(rig.started().is_empty(), "it has had its run");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::event::Route;
 use crate::event::RunId;
 use crate::run::Trigger;
 use crate::runner::Ended;
@@ -222,6 +223,8 @@ pub struct OpenRun {
     pub trigger: Trigger,
     /// The tick it belonged to.
     pub scheduled_at: Option<Timestamp>,
+    /// The outputs that get its events.
+    pub route: Route,
     /// When it was started.
     pub at: Timestamp,
 }
