@@ -218,4 +218,20 @@ mod tests {
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn look(command: &clap::Command) {
+            for command in command
+                .get_subcommands()
+                .filter(|one| one.get_name() != "help")
+            {
+                let help = command.get_after_help().map(ToString::to_string);
+                let name = command.get_name();
+                assert!(help.is_some_and(|text| text.contains("Example")), "{name}");
+                look(command);
+            }
+        }
+        look(&Cli::command());
+    }
 }

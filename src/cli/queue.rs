@@ -30,7 +30,9 @@ pub enum Command {
         json: bool,
     },
     /// The events that are kept, one JSON object a line, in the order of capture.
-    #[command(after_help = "Example: spoolbeat queue cat --job disk --since 15m | jq .message")]
+    #[command(
+        after_help = "Example: spoolbeat queue cat /srv/spool --job disk --since 15m | jq .message"
+    )]
     Cat {
         /// The root directory.
         root: Option<std::path::PathBuf>,
@@ -45,7 +47,7 @@ pub enum Command {
         json: bool,
     },
     /// Reads every record and checks every checksum; exit code 1 when something is damaged.
-    #[command(after_help = "Example: spoolbeat queue verify /srv/spool")]
+    #[command(after_help = "Example: spoolbeat queue verify /srv/spool && echo sound")]
     Verify {
         /// The root directory.
         root: Option<std::path::PathBuf>,
