@@ -366,6 +366,48 @@ fn start_and_end_of_each_run_are_events() {
 }
 
 #[test]
+fn a_job_that_runs_once_runs_again_when_the_stop_cut_it_short() {
+    let (mut spool, logstash) = running("setup", ONCE, "echo begun\nsleep 60\n");
+    for runs_so_far in 1..=2 {
+        wait_until(SOON, "it has begun", || {
+            logstash.lines("setup").len() == runs_so_far
+        });
+        spool.stop();
+        spool.start();
+    }
+    spool.job("setup", ONCE, "job.sh", "echo whole\n");
+    wait_until(SOON, "it has ended", || {
+        outcome(&spool, "setup") == "success"
+    });
+    let ran = runs(&logstash, "setup").len();
+    spool.stop();
+    spool.start();
+    spool.job("marker", ONCE, "job.sh", "echo marker\n");
+    wait_until(SOON, "the next daemon runs jobs", || {
+        !logstash.lines("marker").is_empty()
+    });
+    assert_eq!(runs(&logstash, "setup").len(), ran, "it has had its run");
+    spool.stop();
+}
+
+#[test]
+fn results_stay_within_their_bounds_also_of_daemons_that_live_for_moments() {
+    let logstash = Logstash::new(Keep::Events);
+    let spool = Spool::new(logstash.port());
+    let toml = format!("{ONCE}[results]\nkeep = {{ runs = 2 }}\n");
+    spool.job("job", &toml, "job.sh", "echo x\n");
+    for _ in 0..6 {
+        let ran = spool.command(&["run", "--once"]);
+        assert!(ran.status.success(), "{}", said(&ran));
+    }
+    let listed = spool.command(&["results", "job", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let kept = listed.as_array().unwrap().len();
+    // What is too much goes when all jobs are known; then there is one run more.
+    assert!((1..=3).contains(&kept), "{kept} results");
+}
+
+#[test]
 fn a_run_beyond_its_timeout_is_killed_even_if_it_ignores_term() {
     let toml = "[script]\nrun = \"job.sh\"\ntimeout = \"1s\"\nkill_grace = \"200ms\"\n[schedule]\nonce = true\n";
     let script = "trap '' TERM\necho \"pid $$\"\nwhile :; do sleep 0.1; done\n";
