@@ -153,8 +153,8 @@ pub struct RunEnd<'a> {
     pub exit_code: Option<i32>,
     /// Number of the signal that ended it, if one did.
     pub signal: Option<i32>,
-    /// What it did.
-    pub counts: Counts,
+    /// What it did; `None` when that died with the daemon. Then `took` and `at` are the latest possible.
+    pub counts: Option<Counts>,
 }
 
 /// The prepared parts of the events of one stream of one run.
@@ -338,14 +338,12 @@ impl Envelope {
 
     fn end_message(&self, end: &RunEnd<'_>, reason: Option<&str>) -> String {
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-        let events = end.counts.events;
+        let (job, outcome, took) = (&self.job_name, end.outcome, show_duration(end.took));
+        let Some(Counts { events, .. }) = end.counts else {
+            return format!("run of {job} ended: {outcome} after {took} at most{reason}");
+        };
         let s = if events == 1 { "" } else { "s" };
-        format!(
-            "run of {} ended: {} in {}, {events} event{s}{reason}",
-            self.job_name,
-            end.outcome,
-            show_duration(end.took),
-        )
+        format!("run of {job} ended: {outcome} in {took}, {events} event{s}{reason}")
     }
 
     /// Opens the event and writes `@timestamp`, with a comma after it.
@@ -515,7 +513,9 @@ fn end_job_members(end: &RunEnd<'_>, reason: Option<&str>) -> Vec<u8> {
     if let Some(signal) = end.signal {
         out.extend_from_slice(format!(",\"signal\":{signal}").as_bytes());
     }
-    let counts = end.counts;
+    let Some(counts) = end.counts else {
+        return out;
+    };
     out.extend_from_slice(
         format!(
             ",\"counts\":{{\"stdout_lines\":{},\"stderr_lines\":{},\"events\":{},\"bytes_read\":{},\"lines_cut\":{}}}",

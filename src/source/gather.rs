@@ -178,7 +178,8 @@ impl Gather {
         self.note_part(Stream::Run, at);
     }
 
-    /// Adds the event of the run's end, with the counts of all its lines so far.
+    /// Adds the event of the run's end, with the counts of all its lines so far. Those of an
+    /// interrupted run were another daemon's to know.
     pub fn run_ended(&mut self, end: &End<'_>) {
         self.run.n += 1;
         let (exit_code, signal) = match end.exit {
@@ -196,7 +197,7 @@ impl Gather {
             pid: end.pid,
             exit_code,
             signal,
-            counts: self.counts,
+            counts: (end.outcome != Outcome::Interrupted).then_some(self.counts),
         };
         let run = &self.run;
         self.frames

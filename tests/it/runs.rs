@@ -553,6 +553,10 @@ async fn an_interrupted_run_gets_its_end_once_under_a_number_of_its_own() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0]["event"]["id"], "20261121-080808.123-00000001.r.2");
     assert_eq!(events[0]["job"]["outcome"], "interrupted");
+    assert!(
+        events[0]["job"].get("counts").is_none(),
+        "nobody knows them"
+    );
     assert!(matches!(
         bench.facts()[..],
         [Fact::Ended {

@@ -394,12 +394,12 @@ fn a_run_has_an_end_event() {
         pid: Some(42),
         exit_code: Some(0),
         signal: None,
-        counts: Counts {
+        counts: Some(Counts {
             stdout_lines: 12,
             events: 12,
             bytes_read: 99,
             ..Counts::default()
-        },
+        }),
     };
     let told = |end: &RunEnd<'_>| {
         let mut out = Vec::new();
@@ -432,6 +432,18 @@ fn a_run_has_an_end_event() {
     assert!(event["error"]["message"].as_str().unwrap().len() <= REASON_BYTES_MAX);
     end.verdict = Verdict::Unknown;
     assert_eq!(told(&end)["event"]["outcome"], "unknown");
+    end.outcome = "interrupted";
+    end.reason = Some("power cut");
+    end.counts = None;
+    let event = told(&end);
+    assert_eq!(
+        event["message"],
+        "run of disk ended: interrupted after 1.2s at most: power cut"
+    );
+    assert!(
+        event["job"].get("counts").is_none(),
+        "zeros would be a false account"
+    );
 }
 
 /// All strings and numbers anywhere in a value.
