@@ -344,8 +344,14 @@ impl House {
     }
 
     /// Lets everything go, the lock last.
-    pub(super) fn leave(self) {
-        let Self { claim, outputs, .. } = self;
+    pub(super) async fn leave(self) {
+        let Self {
+            claim,
+            outputs,
+            keeper,
+            ..
+        } = self;
+        keeper.finish().await;
         drop(outputs);
         drop(claim.root_lock);
         drop(claim.lock);

@@ -28,6 +28,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// it took, so that many results cost a hundredth of a core and not more.
 const SWEEP_REST: u32 = 100;
 
+/// Longest wait for the last sweep.
+const LAST_SWEEP: Duration = Duration::from_secs(1);
+
 /// What is kept of jobs that are not there any more: the defaults of `[results] keep`.
 const KEEP_GONE: Keep = Keep {
     runs: 50,
@@ -97,6 +100,21 @@ impl Keeper {
         if !self.dirty || !self.complete || busy || early {
             return;
         }
+        self.start(now);
+    }
+
+    /// A last sweep, for daemons that live for moments; waited for as long as [`LAST_SWEEP`].
+    pub(super) async fn finish(mut self) {
+        if self.dirty && self.complete && self.sweep.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.start(clock::tick());
+        }
+        if let Some(sweep) = self.sweep {
+            // What it does not get to is for the next daemon.
+            drop(clock::within(LAST_SWEEP, sweep).await);
+        }
+    }
+
+    fn start(&mut self, now: Tick) {
         self.dirty = false;
         self.swept_at = Some(now);
         let took_ms = Arc::clone(&self.took_ms);

@@ -142,7 +142,7 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
         receiver.stop().await;
     }
     say_goodbye(exit, house.waiting_events());
-    house.leave();
+    house.leave().await;
     Ok(exit)
 }
 
