@@ -33,6 +33,9 @@ use crate::source::gather::Limits;
 /// Portions between the run and the printer: enough that both work at the same time.
 const INTAKE_DEPTH: usize = 4;
 
+/// Ctrl-C twice, and the end of who reads.
+const ORDERS_MAX: usize = 3;
+
 /// Events appear soon after they were printed, many at once only when there are many.
 const LIMITS: Limits = Limits {
     batch_events: 256,
@@ -75,25 +78,29 @@ pub async fn run(job: Arc<Job>, identity: Identity, state_dir: PathBuf, shim: Pa
         last_success_at: None,
         state_dir,
     };
-    let (orders, taken) = mpsc::channel(2);
+    let (orders, taken) = mpsc::channel(ORDERS_MAX);
+    let unread = orders.clone();
     let interrupts = tokio::spawn(order_on_interrupt(orders));
     let run = runner::run(spec, host, taken, Arc::new(Progress::default()));
     let print = async {
         let mut seq = 0;
+        let mut read = true;
         while let Some((portion, captured)) = portions.recv().await {
             seq += u64::from(portion.frames.count());
-            if show(&portion).is_err() {
-                // Nobody reads (`| head`): an intake that is gone ends the run.
-                break;
+            if read && show(&portion).is_err() {
+                // Nobody reads on (`| head`): the run is ended as by Ctrl-C, and without a word.
+                read = false;
+                let heard = unread.try_send(Order::Terminate);
+                tracing::debug!(?heard, "nobody reads the events");
             }
             // A run that does not wait for the answer has ended.
             drop(captured.send(Ok(Seq(seq))));
         }
-        drop(portions);
+        read
     };
-    let (ended, ()) = tokio::join!(run, print);
+    let (ended, read) = tokio::join!(run, print);
     interrupts.abort();
-    if let Some(reason) = &ended.reason {
+    if let (Some(reason), true) = (&ended.reason, read) {
         let outcome = ended.outcome.name();
         // Without a place to say it the exit code has to do.
         drop(writeln!(io::stderr(), "spoolbeat: {outcome}: {reason}"));

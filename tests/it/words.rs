@@ -6,6 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::process::Command;
+use std::process::Stdio;
 
 use spoolbeat::job::RUN_VARIABLES;
 
@@ -241,4 +245,26 @@ fn every_command_has_examples_in_its_help() {
         let (_, behind) = text.split_once("Example").unwrap_or_default();
         assert!(behind.contains(example.trim_end()), "{command:?}: {text}");
     }
+}
+
+#[test]
+fn try_ends_quietly_when_nobody_reads_on() {
+    let spool = Spool::new(1);
+    let script = "while :; do echo x; sleep 0.05; done\n";
+    spool.job("endless", ONCE, "job.sh", script);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spoolbeat"))
+        .args(["try", "endless"])
+        .current_dir(spool.root())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.starts_with("{\"@timestamp\""), "{line}");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(said(&output), "");
+    assert!(!output.status.success());
 }
