@@ -11,13 +11,14 @@ use serde::Serialize;
 
 use super::say;
 use crate::clock;
+use crate::config::Draft;
 use crate::config::Problem;
-use crate::config::Root;
 use crate::config::check_folder;
 use crate::config::check_jobs;
+use crate::config::draft_root;
 use crate::config::find_root;
 use crate::config::load_job;
-use crate::config::load_root;
+
 use crate::files;
 use crate::job::Job;
 use crate::schedule::Schedule;
@@ -94,15 +95,20 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
         problems: Vec::new(),
         warnings: Vec::new(),
     };
-    let root = match load_root(place, overrides) {
-        Ok(root) => root,
+    let draft = match draft_root(place, overrides) {
+        Ok(draft) => draft,
         Err(problems) => {
             report.problems = problems;
-            let message = "the jobs were not checked: what they are checked against is not good";
-            report.warnings.push(message.to_owned());
             return report;
         }
     };
+    report.problems.clone_from(&draft.problems);
+    if !draft.serves_jobs() {
+        let message = "the jobs were not checked: what they are checked against is not good";
+        report.warnings.push(message.to_owned());
+        return report;
+    }
+    let root = &draft.root;
     report.root = Some(root.dir.clone());
     let jobs = root.dir.join("jobs");
     let daemon = match files::own_uid() {
@@ -121,14 +127,14 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
             let message = format!("there is no job `{name}` in {}", jobs.display());
             report.whole(message);
         }
-        (Ok(_), Some(name)) => report.job(&root, &jobs, name, daemon, now),
+        (Ok(_), Some(name)) => report.job(&draft, &jobs, name, daemon, now),
         (Ok(names), None) => {
             for name in names {
                 let beside = files::look(&jobs.join(&name)).is_ok_and(|item| {
                     matches!(item.kind, files::Kind::File | files::Kind::Special)
                 });
                 if !beside && !files::is_passing(&name) {
-                    report.job(&root, &jobs, &name, daemon, now);
+                    report.job(&draft, &jobs, &name, daemon, now);
                 }
             }
         }
@@ -142,25 +148,33 @@ impl Report {
             .push(Problem::of_file("jobs".to_owned(), message));
     }
 
-    fn job(&mut self, root: &Root, jobs: &Path, name: &str, daemon: u32, now: Timestamp) {
+    fn job(&mut self, draft: &Draft, jobs: &Path, name: &str, daemon: u32, now: Timestamp) {
         let folder = jobs.join(name);
-        let outputs: Vec<String> = root.outputs.iter().map(|o| o.name.clone()).collect();
         let mut problems = check_folder(name, &folder, daemon)
             .err()
             .unwrap_or_default();
         // The text is checked also where an owner or a mode is wrong: all problems at once.
-        match load_job(name, &folder, "", &root.defaults, &outputs) {
+        match load_job(name, &folder, "", &draft.root.defaults, &draft.output_names) {
             Ok(job) if problems.is_empty() => self.good(&job, now),
             Ok(_) => {}
             Err(more) => {
                 for problem in more {
-                    if !problems.contains(&problem) {
+                    // What is wrong in [defaults] is wrong in each job, and reported already.
+                    if !problems.contains(&problem) && !self.has_at(&problem) {
                         problems.push(problem);
                     }
                 }
             }
         }
         self.problems.extend(problems);
+    }
+
+    /// Whether a problem at the same place has been reported.
+    fn has_at(&self, problem: &Problem) -> bool {
+        let place = |of: &Problem| (of.file.clone(), of.line, of.column);
+        self.problems
+            .iter()
+            .any(|known| place(known) == place(problem))
     }
 
     fn good(&mut self, job: &Job, now: Timestamp) {
@@ -333,6 +347,32 @@ mod tests {
         assert_eq!(found.problems, []);
         let missing = files::find_program("pwsh", &std::env::var_os("PATH").unwrap()).is_none();
         assert_eq!(found.warnings.len(), usize::from(missing));
+    }
+
+    #[test]
+    fn problems_of_the_root_and_of_its_jobs_are_shown_at_once() {
+        let bad = GOOD.replace("every", "evry");
+        let to = format!("{GOOD}[output]\nto = ['second']\n");
+        let dir = root(&[("bad", &bad), ("to", &to)]);
+        let toml =
+            "[output.second]\nkind = 'lumberjack'\n[log]\nlevel = 'loud'\n[defaults]\ntags = 1\n";
+        std::fs::write(dir.path().join("spoolbeat.toml"), toml).unwrap();
+        let text = report(&dir, None).text();
+        for wanted in [
+            "output.second.hosts: is missing",
+            "log.level: `loud`",
+            "defaults.tags: ",
+            "jobs/bad/job.toml:4:1: schedule.evry: unknown key",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        assert!(text.ends_with(" 0 warnings, 5 problems\n"), "{text}");
+        std::fs::write(dir.path().join("spoolbeat.toml"), "[output\n").unwrap();
+        let text = report(&dir, None).text();
+        assert!(
+            text.contains("warning: the jobs were not checked"),
+            "{text}"
+        );
     }
 
     #[test]

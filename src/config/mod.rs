@@ -29,6 +29,8 @@ pub use folder::check_folder;
 pub use folder::check_jobs;
 pub use folder::check_name;
 pub use job::load_job;
+pub use root::Draft;
+pub use root::draft_root;
 pub use root::load_root;
 
 /// Name of the root configuration.

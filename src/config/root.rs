@@ -61,6 +61,48 @@ fn load_root_with(
     overrides: &[String],
     lookup: Lookup,
 ) -> Result<Root, Vec<Problem>> {
+    let draft = draft_root_with(place, overrides, lookup)?;
+    if draft.problems.is_empty() {
+        Ok(draft.root)
+    } else {
+        Err(draft.problems)
+    }
+}
+
+/// A root configuration as far as it could be taken, for those who look on in spite of problems.
+#[derive(Debug)]
+pub struct Draft {
+    /// What was wrong has its default here, or is missing.
+    pub root: Root,
+    /// All outputs that the file names, also those with problems.
+    pub output_names: Vec<String>,
+    /// Everything that is wrong with it, in the order of the text.
+    pub problems: Vec<Problem>,
+}
+
+impl Draft {
+    /// Whether enough is known to check jobs against it: where they are, and the outputs' names.
+    #[must_use]
+    pub fn serves_jobs(&self) -> bool {
+        // Behind an error of TOML itself, which has no key, anything may be missing.
+        let vital = |problem: &Problem| ["", "root"].contains(&problem.key.as_str());
+        !self.output_names.is_empty() && !self.problems.iter().any(vital)
+    }
+}
+
+/// Takes of a root configuration what can be taken.
+///
+/// # Errors
+/// It cannot be read.
+pub fn draft_root(place: &Path, overrides: &[String]) -> Result<Draft, Vec<Problem>> {
+    draft_root_with(place, overrides, variable)
+}
+
+fn draft_root_with(
+    place: &Path,
+    overrides: &[String],
+    lookup: Lookup,
+) -> Result<Draft, Vec<Problem>> {
     let is_dir = files::look(place).is_ok_and(|item| item.kind == files::Kind::Dir);
     let path = if is_dir {
         place.join(ROOT_FILE)
@@ -80,14 +122,14 @@ fn load_root_with(
     let source = Source::new(segments.clone(), lookup);
     let mut table = Table::root(&source, source.tree(0));
     let folder = path.parent().unwrap_or(Path::new("."));
-    let root = read_root(&mut table, folder, Defaults::new(segments));
+    let (root, output_names) = read_root(&mut table, folder, Defaults::new(segments));
     table.finish();
     let problems = source.into_problems();
-    if problems.is_empty() {
-        Ok(root)
-    } else {
-        Err(problems)
-    }
+    Ok(Draft {
+        root,
+        output_names,
+        problems,
+    })
 }
 
 /// The file's text and behind it one text per override.
@@ -121,7 +163,7 @@ fn segments(file: String, text: String, overrides: &[String]) -> Result<Vec<Segm
     Ok(segments)
 }
 
-fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> Root {
+fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (Root, Vec<String>) {
     let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
     let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
     let dir = match std::path::absolute(&dir) {
@@ -132,12 +174,11 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> Ro
         }
     };
     let spool = read_spool(table);
-    let outputs = read_outputs(table);
-    let names: Vec<String> = outputs.iter().map(|output| output.name.clone()).collect();
+    let (outputs, names) = read_outputs(table);
     if let Some(table) = table.table("defaults") {
         job::check_defaults(table, &names);
     }
-    Root {
+    let root = Root {
         dir,
         defaults,
         settle: spool.0,
@@ -149,7 +190,8 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> Ro
         receiver: read_receiver(table),
         stop_timeout: read_stop(table),
         log: read_log(table),
-    }
+    };
+    (root, names)
 }
 
 /// `settle`, `rescan`, `max_concurrent_runs`.
@@ -177,7 +219,8 @@ fn set<T>(value: &mut T, leaf: Option<Leaf<T>>) {
 
 const OUTPUT_EXAMPLE: &str = "[output.lumberjack] with hosts = [\"logstash-1:5044\"] under it";
 
-fn read_outputs(root: &mut Table<'_, '_>) -> Vec<Output> {
+/// The outputs, and the names of all that are there.
+fn read_outputs(root: &mut Table<'_, '_>) -> (Vec<Output>, Vec<String>) {
     let given = root.has("output");
     let Some(mut outputs) = root.table("output") else {
         if !given {
@@ -186,7 +229,7 @@ fn read_outputs(root: &mut Table<'_, '_>) -> Vec<Output> {
                 format!("there is no output; write {OUTPUT_EXAMPLE}"),
             );
         }
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     };
     let tables = outputs.named_tables(OUTPUT_EXAMPLE);
     if tables.is_empty() {
@@ -197,10 +240,12 @@ fn read_outputs(root: &mut Table<'_, '_>) -> Vec<Output> {
         let message = format!("{} outputs; the most is {OUTPUTS_MAX}", tables.len());
         root.lacks("output", message);
     }
-    tables
+    let names = tables.iter().map(|(name, _)| name.value.clone()).collect();
+    let good = tables
         .into_iter()
         .filter_map(|(name, table)| read_output(name, table))
-        .collect()
+        .collect();
+    (good, names)
 }
 
 fn read_output(name: Leaf<String>, mut table: Table<'_, '_>) -> Option<Output> {
