@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
+use crate::files;
 use crate::queue::inspect;
 use crate::queue::inspect::Filter;
 use crate::queue::inspect::Go;
@@ -90,9 +91,9 @@ pub fn since(text: &str) -> Result<Timestamp, String> {
 pub fn run(command: &Command, root: &Path) -> ExitCode {
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let dir = root.join("queue");
-    let survey = match inspect::survey(&disk, &dir) {
+    let survey = match survey(&disk, root) {
         Ok(survey) => survey,
-        Err(error) => return super::say::fail(74, &error.to_string()),
+        Err(said) => return said,
     };
     if let Command::Cat { job: Some(job), .. } = command
         && let Some(why) = lacks(&survey, job)
@@ -117,6 +118,19 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
     }
+}
+
+/// Surveys the queue of `root`; says why it cannot.
+pub(super) fn survey(disk: &Arc<dyn Disk>, root: &Path) -> Result<Survey, ExitCode> {
+    let dir = root.join("queue");
+    if files::look(&dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        let root = root.display();
+        return Err(super::say::fail(
+            1,
+            &format!("no daemon has run on {root} yet; `spoolbeat run {root}` makes its queue"),
+        ));
+    }
+    inspect::survey(disk, &dir).map_err(|error| super::say::fail(74, &error.to_string()))
 }
 
 /// Most jobs that are named where one is not known.

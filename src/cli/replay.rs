@@ -59,9 +59,9 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let dir = root.join("queue");
-    let survey = match inspect::survey(&disk, &dir) {
+    let survey = match super::queue::survey(&disk, root) {
         Ok(survey) => survey,
-        Err(error) => return super::say::fail(74, &error.to_string()),
+        Err(said) => return said,
     };
     if let Some(job) = &filter.job
         && let Some(why) = super::queue::lacks(&survey, job)

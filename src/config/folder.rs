@@ -40,8 +40,13 @@ pub fn check_name(name: &str) -> Result<(), String> {
 /// Says in words why nothing in it can be taken for a job.
 pub fn check_jobs(jobs: &Path) -> Result<Item, String> {
     // With the dot it is the folder also where `jobs` is a link to one.
-    let place = files::look(&jobs.join("."))
-        .map_err(|error| format!("{} cannot be read: {error}", jobs.display()))?;
+    let place = files::look(&jobs.join(".")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let jobs = jobs.display();
+            format!("there is no folder {jobs}; run mkdir {jobs}, and put jobs into it")
+        }
+        _ => format!("{} cannot be read: {error}", jobs.display()),
+    })?;
     if place.mode & 0o002 != 0 {
         return Err(format!(
             "{} may be written by everybody (mode {:04o}), who could run anything by it; run chmod o-w",

@@ -268,3 +268,27 @@ fn try_ends_quietly_when_nobody_reads_on() {
     assert_eq!(said(&output), "");
     assert!(!output.status.success());
 }
+
+#[test]
+fn what_is_not_there_yet_is_not_taken_for_a_fault_of_the_disk() {
+    let spool = Spool::new(1);
+    for args in [
+        &["queue", "stat"][..],
+        &["queue", "cat"],
+        &["queue", "verify"],
+        &["replay", "--since", "1h"],
+        &["status"],
+    ] {
+        let output = spool.command(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+        assert!(
+            said(&output).contains("`spoolbeat run "),
+            "{args:?}: {}",
+            said(&output)
+        );
+    }
+    fs::remove_dir(spool.root().join("jobs")).unwrap();
+    let output = spool.command(&["check"]);
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    assert!(said(&output).contains("run mkdir "), "{}", said(&output));
+}
