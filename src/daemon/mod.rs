@@ -150,9 +150,11 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
 fn say_goodbye(exit: Exit, waiting_events: u64) {
     let (exit_name, words) = (exit.name(), goodbye(exit, waiting_events));
     match exit {
-        Exit::Clean | Exit::Now => {
+        Exit::Clean => {
             tracing::info!(exit = exit_name, waiting_events, "spoolbeat stops: {words}");
         }
+        // What the killed runs had printed may still be on its way to the disk: no number is exact.
+        Exit::Now => tracing::info!(exit = exit_name, "spoolbeat stops: {words}"),
         Exit::Failed | Exit::Unshipped | Exit::Refused => {
             tracing::warn!(exit = exit_name, waiting_events, "spoolbeat stops: {words}");
         }
@@ -169,7 +171,6 @@ fn goodbye(exit: Exit, waiting_events: u64) -> String {
         Exit::Clean | Exit::Unshipped => events,
         Exit::Failed => format!("not all runs succeeded; {events}"),
         Exit::Refused => format!("not all jobs could be loaded; {events}"),
-        // What the killed runs had printed may still be on its way to the disk: no number is exact.
         Exit::Now => "at once; what was captured waits in the queue for the next start".to_owned(),
     }
 }
