@@ -196,6 +196,8 @@ pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (line, before[start..].chars().count() + 1)
 }
 
+const TOML_EXAMPLE: &str = "write tables like [script], and keys like run = \"collect.py\"";
+
 fn syntax_message(text: &str, at: &Range<usize>, message: &str) -> String {
     let shown = text.get(at.clone()).unwrap_or_default().trim();
     match message {
@@ -206,8 +208,11 @@ fn syntax_message(text: &str, at: &Range<usize>, message: &str) -> String {
             cut(shown),
             cut(shown)
         ),
-        _ if shown.is_empty() => format!("not TOML here: {message}"),
-        _ => format!("not TOML here: {message} (at `{}`)", cut(shown)),
+        _ if shown.is_empty() => format!("not TOML here: {message}; {TOML_EXAMPLE}"),
+        _ => format!(
+            "not TOML here: {message} (at `{}`); {TOML_EXAMPLE}",
+            cut(shown)
+        ),
     }
 }
 

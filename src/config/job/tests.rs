@@ -301,6 +301,12 @@ fn duplicate_keys_and_syntax_errors_hide_nothing_else() {
         found[2].contains("6:1: schedule.timezon: unknown key"),
         "{found:#?}"
     );
+    let found = problems(&SMALL.replace("[schedule]", "[schedule"));
+    assert!(
+        found[0].starts_with("jobs/idp/job.toml:3:10: not TOML here: ")
+            && found[0].ends_with("write tables like [script], and keys like run = \"collect.py\""),
+        "{found:#?}"
+    );
 }
 
 #[test]
