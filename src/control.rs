@@ -221,7 +221,7 @@ impl fmt::Display for AskError {
                 let root = state_dir.parent().unwrap_or(state_dir).display();
                 write!(
                     f,
-                    "no daemon runs on {root}; start one with `spoolbeat run {root}`"
+                    "no daemon answers on {root}; start one with `spoolbeat run {root}`"
                 )
             }
             Self::Unreachable { socket, error } if error.kind() == io::ErrorKind::TimedOut => {

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::ledger::Ledger;
+use super::recover::OpenError;
+use super::segment::BadHead;
 use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::Replace;
@@ -46,15 +48,14 @@ impl Checkpoint {
         Ok(out)
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
-        let fits = head[0..8] == MAGIC
-            && LittleEndian::read_u32(&head[8..12]) == VERSION
-            && LittleEndian::read_u32(&head[12..16]) == crc32fast::hash(body);
-        if fits {
-            serde_json::from_slice(body).ok()
-        } else {
-            None
+    fn read(bytes: &[u8]) -> Result<Self, BadHead> {
+        let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(BadHead::Damaged)?;
+        let fits =
+            head[0..8] == MAGIC && LittleEndian::read_u32(&head[12..16]) == crc32fast::hash(body);
+        match LittleEndian::read_u32(&head[8..12]) {
+            _ if !fits => Err(BadHead::Damaged),
+            VERSION => serde_json::from_slice(body).map_err(|_| BadHead::Damaged),
+            newer => Err(BadHead::Newer(newer)),
         }
     }
 
@@ -85,23 +86,32 @@ fn id_of(file_name: &str) -> Option<u64> {
 /// The readable checkpoints in `dir`, newest first.
 ///
 /// # Errors
-/// What the disk said when the folder was listed.
-pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Checkpoint>> {
-    let mut ids: Vec<u64> = disk
-        .list(dir)?
+/// [`OpenError`]: the folder cannot be listed, or one is of a newer version.
+pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<Vec<Checkpoint>, OpenError> {
+    let at_dir = |error| OpenError::Disk {
+        path: dir.to_path_buf(),
+        error,
+    };
+    let entries = disk.list(dir).map_err(at_dir)?;
+    let mut ids: Vec<u64> = entries
         .iter()
         .filter_map(|entry| id_of(&entry.name))
         .collect();
     ids.sort_unstable_by(|a, b| b.cmp(a));
     let mut found = Vec::new();
     for id in ids {
+        let path = dir.join(file_name(id));
         match disk
-            .read(&dir.join(file_name(id)), BYTES_MAX)
+            .read(&path, BYTES_MAX)
             .map(|bytes| Checkpoint::read(&bytes))
         {
-            Ok(Some(checkpoint)) => found.push(checkpoint),
-            Ok(None) => {
-                tracing::warn!(checkpoint = id, "checkpoint is damaged and was passed over")
+            Ok(Ok(checkpoint)) => found.push(checkpoint),
+            Ok(Err(BadHead::Newer(version))) => {
+                let what = format!("format {version}");
+                return Err(OpenError::Newer { path, what });
+            }
+            Ok(Err(BadHead::Damaged)) => {
+                tracing::warn!(checkpoint = id, "checkpoint is damaged and was passed over");
             }
             Err(error) => tracing::warn!(checkpoint = id, %error, "checkpoint could not be read"),
         }

@@ -117,7 +117,7 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
         .filter_map(|entry| Some((segment::id_of(&entry.name)?, entry.bytes)))
         .collect();
     segments.sort_unstable();
-    let checkpoints = checkpoint::all(&**disk, dir).map_err(at_dir)?;
+    let checkpoints = checkpoint::all(&**disk, dir)?;
     let first = segments.first().map_or(1, |(id, _)| *id);
     let mut found = Recovered {
         ledger: Ledger::empty(),

@@ -209,6 +209,25 @@ fn a_queue_on_a_full_disk_opens_on_its_reserve_and_loses_nothing() {
 }
 
 #[test]
+fn a_queue_that_was_removed_under_us_captures_nothing_more() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 3, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    for entry in disk.list(Path::new(DIR)).unwrap() {
+        disk.remove(&Path::new(DIR).join(entry.name)).unwrap();
+    }
+    let end = writer.durable_end();
+    assert!(writer.tidy(end, Pressure::None, Timestamp(1)).is_err());
+    let refused = writer
+        .append(&draft(portion(3, 3, 20)), Timestamp(1))
+        .unwrap_err();
+    assert!(refused.to_string().contains("removed"), "{refused}");
+}
+
+#[test]
 fn a_full_disk_stops_and_goes_on_by_itself() {
     let disk = MemDisk::default();
     let mut writer = open(&disk);
@@ -353,6 +372,30 @@ fn a_newer_format_is_refused_and_left_alone() {
     let crc = crc32fast::hash(&head[..48]);
     head[48..52].copy_from_slice(&crc.to_le_bytes());
     segment.write_at(0, &head).unwrap();
+    let before = disk.list(Path::new(DIR)).unwrap();
+    let refused = Writer::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        settings(),
+        Timestamp(1),
+    )
+    .unwrap_err();
+    assert!(
+        refused.to_string().contains("newer version (format 9)"),
+        "{refused}"
+    );
+    assert_eq!(disk.list(Path::new(DIR)).unwrap(), before);
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_is_refused_and_left_alone() {
+    let disk = MemDisk::default();
+    drop(open(&disk));
+    let path = Path::new(DIR).join("checkpoint-0000000000000001");
+    disk.open(&path, Open::Write)
+        .unwrap()
+        .write_at(8, &9_u32.to_le_bytes())
+        .unwrap();
     let before = disk.list(Path::new(DIR)).unwrap();
     let refused = Writer::open(
         Arc::new(disk.clone()),

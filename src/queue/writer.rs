@@ -126,6 +126,12 @@ pub struct Writer {
     older_checkpoint: Position,
     since_checkpoint: u64,
     reserve: Reserve,
+    /// Whether the queue was removed under us.
+    removed: bool,
+}
+
+fn removed() -> io::Error {
+    io::Error::other("the queue's files were removed while the daemon runs; start it again")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +212,7 @@ impl Writer {
             older_checkpoint: found.oldest_needed,
             since_checkpoint: 0,
             reserve: Reserve::Given,
+            removed: false,
             disk,
             dir: dir.to_path_buf(),
             settings,
@@ -228,6 +235,9 @@ impl Writer {
     /// # Errors
     /// [`AppendError`]; the log is as it was.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Result<u64, AppendError> {
+        if self.removed {
+            return Err(AppendError::Disk(removed()));
+        }
         let mut bytes = draft.record().map_err(AppendError::Impossible)?;
         let vital = !draft.facts.is_empty();
         let need = bytes.len() as u64;
@@ -273,6 +283,9 @@ impl Writer {
     pub fn commit(&mut self, now: Timestamp) -> io::Result<()> {
         if self.tail.is_empty() {
             return Ok(());
+        }
+        if self.removed {
+            return Err(removed());
         }
         if let Err(error) = self.active.sync() {
             tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not trusted again");
@@ -336,18 +349,17 @@ impl Writer {
         }
         fresh.file.sync()?;
         fresh.synced = fresh.end;
-        // Readers know the records behind this place as void by the new segment's first number;
-        // cutting them off as well only saves them the look.
-        if let Err(error) = self.active.file.truncate(self.active.synced) {
-            tracing::warn!(segment = self.active.id, %error, "the untrusted tail could not be cut off");
+        let mut bytes = self.active.end;
+        if first.is_some() {
+            bytes = self.active.synced;
+            // Readers know the records behind this place as void by the new segment's first number;
+            // cutting them off as well only saves them the look.
+            if let Err(error) = self.active.file.truncate(bytes) {
+                tracing::warn!(segment = self.active.id, %error, "the untrusted tail could not be cut off");
+            }
         }
-        self.sealed.insert(
-            self.active.id,
-            Sealed {
-                bytes: self.active.synced,
-                at: now,
-            },
-        );
+        self.sealed
+            .insert(self.active.id, Sealed { bytes, at: now });
         self.active = fresh;
         Ok(())
     }
@@ -382,6 +394,7 @@ impl Writer {
     /// # Errors
     /// What the disk said; try again later.
     pub fn tidy(&mut self, passed: Position, pressed: Pressure, now: Timestamp) -> io::Result<()> {
+        self.check_home()?;
         if self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes) {
             self.checkpoint()?;
         }
@@ -507,6 +520,22 @@ impl Writer {
     #[must_use]
     pub fn segments(&self) -> u64 {
         self.sealed.len() as u64 + 1
+    }
+
+    /// Sees whether somebody removed the queue under us: what is written from then on would be gone
+    /// with this process, so nothing more is captured.
+    fn check_home(&mut self) -> io::Result<()> {
+        let path = self.dir.join(segment::file_name(self.active.id));
+        match self.disk.open(&path, Open::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.removed {
+                    tracing::error!(path = %path.display(), "the queue was removed; start the daemon again");
+                }
+                self.removed = true;
+                Err(removed())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn give_reserve(&mut self) -> bool {
