@@ -378,19 +378,6 @@ impl Results {
         swept
     }
 
-    /// Removes the results of one job that its own bounds do not allow; for the end of a run.
-    #[must_use]
-    pub fn sweep_job(&self, now: Timestamp, job: &str, keep: Keep) -> Swept {
-        let mut swept = Swept::default();
-        let mut listing = Vec::new();
-        self.list_job(now, job, keep, &mut listing, &mut swept);
-        self.remove_all(
-            &cleanup::sweep(now, &listing, |_| keep, u64::MAX),
-            &mut swept,
-        );
-        swept
-    }
-
     fn remove_all(&self, remove: &[&Kept], swept: &mut Swept) {
         for kept in remove {
             let dir = self.run_dir(&kept.job, &kept.run);

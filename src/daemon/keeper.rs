@@ -21,8 +21,8 @@ use crate::spool::Change;
 use crate::status;
 use crate::units::Timestamp;
 
-/// Least time between two sweeps.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Least time between two sweeps: for so long results may be above their bounds.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// A sweep looks at every result, some 50 us apiece: the next one waits this many times as long as
 /// it took, so that many results cost a hundredth of a core and not more.
