@@ -42,8 +42,6 @@ pub struct Job {
     pub tags: Vec<String>,
     /// Added to each event under `fields`.
     pub fields: serde_json::Map<String, serde_json::Value>,
-    /// Routing tag; default: the job's name.
-    pub tag: String,
     /// What is run.
     pub script: Script,
     /// When it is run.

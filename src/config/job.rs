@@ -149,7 +149,6 @@ struct Raw {
     enabled: Option<Leaf<bool>>,
     tags: Option<Vec<Leaf<String>>>,
     fields: Option<serde_json::Map<String, serde_json::Value>>,
-    tag: Option<Leaf<String>>,
     /// Where `[script]` is, whatever is in it.
     script_at: Option<Range<usize>>,
     run: Option<Leaf<String>>,
@@ -201,7 +200,6 @@ impl Raw {
             enabled: table.truth("enabled", "enabled = true"),
             tags: table.texts("tags", "tags = [\"idp\"]"),
             fields: table.json_map("fields", "fields = { team = \"soc\" }"),
-            tag: table.text("tag", "tag = \"idp.logins\""),
             ..Self::default()
         };
         raw.script_at = table.place_of("script");
@@ -308,7 +306,6 @@ impl Raw {
             enabled: self.enabled.is_none_or(|leaf| leaf.value),
             tags: values(self.tags),
             fields: self.fields.unwrap_or_default(),
-            tag: self.tag.map_or(name.to_owned(), |leaf| leaf.value),
             script: Script {
                 run: file?,
                 language: language?,
@@ -357,7 +354,7 @@ impl Raw {
                 table.refuse(leaf, message);
             }
         }
-        for leaf in self.tags.iter().flatten().chain(&self.tag) {
+        for leaf in self.tags.iter().flatten() {
             if leaf.value.trim().is_empty() {
                 table.refuse(leaf, "an empty tag says nothing; write \"idp\"".to_owned());
             }

@@ -32,7 +32,6 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         enabled: true,
         tags: Vec::new(),
         fields: serde_json::Map::new(),
-        tag: name.to_owned(),
         script: Script {
             run: "run.sh".to_owned(),
             language: Language::Sh,

@@ -80,7 +80,6 @@ fn bench(script: &str) -> Bench {
         enabled: true,
         tags: vec!["t".into()],
         fields: serde_json::Map::new(),
-        tag: "disk".into(),
         script: Script {
             run: "script".into(),
             language: Language::Bash,

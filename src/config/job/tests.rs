@@ -12,7 +12,6 @@ const WHOLE: &str = r#"description = "Failed logins from ${HOST}"
 enabled = false
 tags = ["idp", "soc"]
 fields = { team = "soc", level = 3, deep = { list = [1, 2.5, true, 2026-11-21] } }
-tag = "idp.logins"
 
 [script]
 run = "./collect.py"
@@ -105,7 +104,6 @@ fn every_key_is_taken() {
         serde_json::Value::Object(job.fields).to_string(),
         r#"{"deep":{"list":[1,2.5,true,"2026-11-21"]},"level":3,"team":"soc"}"#
     );
-    assert_eq!(job.tag, "idp.logins");
     assert_eq!(job.script.run, "collect.py");
     assert_eq!(
         job.script.args,
@@ -134,7 +132,6 @@ fn every_key_is_taken() {
 #[test]
 fn what_is_left_out_takes_its_default() {
     let job = load(SMALL).unwrap();
-    assert_eq!(job.tag, "idp");
     assert_eq!(job.script.language, Language::Python);
     assert_eq!(job.script.timeout, Some(TIMEOUT));
     assert_eq!(job.script.kill_grace, KILL_GRACE);
