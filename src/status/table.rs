@@ -166,6 +166,10 @@ fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
 }
 
 fn last_run(job: &Job, now: Timestamp) -> Cell {
+    if let Some(running) = job.running.first() {
+        let since = show_duration(now.since(running.started_at.0));
+        return Cell::new(format!("running for {since}"), Paint::Good);
+    }
     match &job.last_run {
         None => Cell::new("-", Paint::Faint),
         Some(last) => Cell::new(
