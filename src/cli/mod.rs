@@ -162,6 +162,7 @@ fn load(given: Option<&Path>, overrides: &[String]) -> Result<config::Root, Exit
 
 /// Runs a command that waits, on all cores. Threads that hang at the end are left behind.
 fn block_on(command: impl Future<Output = ExitCode>) -> Done {
+    process::bound_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

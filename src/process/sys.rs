@@ -76,6 +76,17 @@ pub(super) fn become_subreaper() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
 }
 
+/// Most heaps that the C library's allocator keeps, one for several threads each.
+#[cfg(target_env = "gnu")]
+pub(super) fn set_heaps_max(heaps: i32) {
+    // SAFETY: numbers only. Refusal changes nothing.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+}
+
+/// Other C libraries have one heap anyway.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn set_heaps_max(_: i32) {}
+
 /// Names this process, for `ps`.
 pub(super) fn set_name(name: &std::ffi::CStr) {
     // SAFETY: the kernel reads at most 16 bytes of a string that outlives the call.
