@@ -3,7 +3,6 @@
 //! A snapshot is made when somebody asks, never per event. Knows no socket, no queue and no
 //! running thing: whoever answers fills it in.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 
-use crate::config;
+use crate::config::Problem;
 use crate::event::RunId;
 use crate::queue::Counters;
 use crate::run::Outcome;
@@ -335,46 +334,6 @@ impl Outcomes {
             + self.killed
             + self.interrupted
             + self.could_not_start
-    }
-}
-
-/// One problem of a configuration file, as it was reported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// The file, as the user would type it.
-    pub file: String,
-    /// Line, from 1; 0 when the problem is not at a place in the text.
-    pub line: usize,
-    /// Column in characters, from 1; 0 likewise.
-    pub column: usize,
-    /// Dotted key; empty when there is none.
-    pub key: String,
-    /// What is wrong, with a correct example.
-    pub message: String,
-}
-
-impl From<&config::Problem> for Problem {
-    fn from(problem: &config::Problem) -> Self {
-        Self {
-            file: problem.file.clone(),
-            line: problem.line,
-            column: problem.column,
-            key: problem.key.clone(),
-            message: problem.message.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.message)
     }
 }
 

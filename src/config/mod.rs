@@ -43,7 +43,7 @@ pub const JOB_FILE: &str = "job.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// One problem of a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Problem {
     /// The file, as the user would type it.
     pub file: String,

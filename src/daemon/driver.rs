@@ -297,7 +297,6 @@ fn tell_change(change: &Change) {
         }
         Change::Refused { job, problems } => {
             for problem in problems {
-                let problem = crate::status::Problem::from(problem);
                 tracing::error!(job, "{problem}");
             }
         }

@@ -260,11 +260,22 @@ impl House {
     /// How full the queue is, if that has changed; also does what falls due.
     pub(super) fn look_after(&mut self) -> Option<QueueLevel> {
         self.keeper.look_after(clock::tick());
-        // A sender that is gone means that the queue is closed: its last level stays.
-        if !self.level.has_changed().unwrap_or(false) {
+        let changed = self.level.has_changed();
+        let level = self.level.borrow_and_update();
+        if changed.is_err() && self.queue.is_some() {
+            // Nobody closed the queue, so its thread has died: no run may begin that cannot be recorded.
+            let broken =
+                "the queue's writer has died; what was captured is on disk: start the daemon again";
+            return Some(QueueLevel {
+                bytes: level.held_bytes,
+                max_bytes: level.max_bytes,
+                broken: Some(broken.to_owned()),
+            });
+        }
+        // After the drain a sender that is gone is as it should be: its last level stays.
+        if !changed.unwrap_or(false) {
             return None;
         }
-        let level = self.level.borrow_and_update();
         Some(QueueLevel {
             bytes: level.held_bytes,
             max_bytes: level.max_bytes,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::config::Problem;
 use crate::event::RunId;
 use crate::job::AtEnd;
 use crate::job::Job;
@@ -75,7 +76,7 @@ struct Known {
     /// The last good generation; `None`: never good, or removed.
     job: Option<Arc<Job>>,
     /// What is wrong with the newest edit.
-    problems: Vec<status::Problem>,
+    problems: Vec<Problem>,
     past: Past,
     /// Its runs that have not ended.
     runs: Vec<RunId>,
@@ -196,7 +197,6 @@ impl Supervisor {
         match change {
             Change::Loaded(job) => self.loaded(now, job, effects),
             Change::Refused { job, problems } => {
-                let problems = problems.iter().map(status::Problem::from).collect();
                 self.known(&Arc::from(job)).problems = problems;
             }
             Change::Removed { job } => self.removed(now, &Arc::from(job), effects),
