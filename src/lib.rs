@@ -28,8 +28,8 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`log`] |
-//! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`lumberjack`], [`queue`], [`window`] |
-//! | 2 hands | [`process`], [`files`], [`source`], [`sink`], [`results`] |
+//! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`] |
+//! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`] |
 //! | 3 the text world | [`job`], [`config`], [`spool`] |
 //! | 4 acting parts | [`runner`], [`shipper`] |
 //! | 5 the head | [`supervisor`], [`status`], [`control`], [`daemon`], [`cli`] |
@@ -47,7 +47,7 @@ pub mod units;
 
 // floor 1: pure machines
 pub mod cleanup;
-pub mod lumberjack;
+pub mod protocol;
 pub mod queue;
 pub mod run;
 pub mod schedule;
@@ -55,6 +55,7 @@ pub mod window;
 
 // floor 2: hands
 pub mod files;
+pub mod lumberjack;
 pub mod process;
 pub mod results;
 pub mod sink;

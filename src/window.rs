@@ -5,8 +5,8 @@
 //! connections and of where records come from.
 
 use crate::event::Frames;
-use crate::lumberjack::frame;
-use crate::lumberjack::frame::Deflater;
+use crate::protocol::frame;
+use crate::protocol::frame::Deflater;
 use crate::queue::record::StoredEvents;
 
 /// Most bytes of one window, inflated: well under Graylog's 16 MiB frames and 64 MiB inflated.
@@ -136,7 +136,7 @@ impl Builder {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::lumberjack::server;
+    use crate::protocol::server;
 
     fn frames(count: u32) -> Frames {
         let mut frames = Frames::default();

@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use crate::cli::receive::printer::End;
 use crate::cli::receive::printer::Printed;
 use crate::clock;
-use crate::source::lumberjack::ServerSettings;
-use crate::source::lumberjack::bind;
-use crate::source::lumberjack::serve;
+use crate::lumberjack::server::ServerSettings;
+use crate::lumberjack::server::bind;
+use crate::lumberjack::server::serve;
 
 pub(crate) mod printer;
 

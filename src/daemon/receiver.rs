@@ -16,10 +16,10 @@ use crate::cli::receive::printer::Printed;
 use crate::clock;
 use crate::config;
 use crate::daemon::Error;
-use crate::source::lumberjack::Delivery;
-use crate::source::lumberjack::ServerSettings;
-use crate::source::lumberjack::bind;
-use crate::source::lumberjack::serve;
+use crate::lumberjack::server::Delivery;
+use crate::lumberjack::server::ServerSettings;
+use crate::lumberjack::server::bind;
+use crate::lumberjack::server::serve;
 
 /// How long connections and a printer that is blocked by its reader may hold up the end.
 const STOP_WAIT: Duration = Duration::from_secs(1);

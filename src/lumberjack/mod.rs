@@ -1,9 +1,7 @@
-//! The Lumberjack protocol, version 2, without sockets: frames, and one session for each side.
+//! Lumberjack on sockets: the protocol of `crate::protocol` given TCP, for both sides.
 //!
-//! Both sessions are plain state: bytes and the time go in, facts come out. This module must
-//! never know sockets, TLS, queues or outputs. What is known of real peers decides every rule
-//! here: go-lumber 0.2, logstash-input-beats 7.0, Filebeat, pylogbeat, Vector and Graylog.
+//! Serves the shipper, the receivers, and whoever uses this crate as a library. Must never know
+//! queues, jobs or configuration files.
 
-pub mod client;
-pub mod frame;
+pub mod connection;
 pub mod server;

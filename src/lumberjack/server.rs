@@ -1,474 +1,523 @@
-//! The server's side of a connection: bytes in, complete windows of checked events out.
+//! A Lumberjack server on TCP: takes windows from Beats, answers when they have been taken over.
 //!
-//! A window is given out whole or not at all, so the ACK can mean all of it. The ACK's number is
-//! the sequence number of the window's last frame: equal to the count for clients that number
-//! from 1 in each window, and what clients that number on across windows (pylogbeat) wait for.
-//! The numbers are not checked otherwise. Version 1 is refused with a name.
-//!
-//! This module must never know sockets, or what becomes of the events. It trusts no announced
-//! number: memory grows with the bytes that have come, by steps that the caller grants.
+//! The ACK is written only after the window's taker has said [`Delivery::done`]; a taker that
+//! drops it instead makes the client send the window again. One window of a connection is worked
+//! on at a time, and its socket is not read meanwhile: the bounded channel to the taker is the
+//! back-pressure. This module must never know what becomes of the events.
 
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use flate2::Decompress;
-use flate2::FlushDecompress;
-use flate2::Status;
-use serde::de::IgnoredAny;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::event::FRAME_HEAD_BYTES;
-use crate::lumberjack::frame::COMPRESSED;
-use crate::lumberjack::frame::JSON;
-use crate::lumberjack::frame::SHORT_BYTES;
-use crate::lumberjack::frame::VERSION;
-use crate::lumberjack::frame::WINDOW;
-use crate::lumberjack::frame::WINDOW_EVENTS_MAX;
+use crate::clock;
+use crate::protocol::frame::KEEP_ALIVE;
+use crate::protocol::frame::SHORT_BYTES;
+use crate::protocol::frame::ack;
+use crate::protocol::server::Fault;
+use crate::protocol::server::Limits;
+use crate::protocol::server::Session;
+use crate::protocol::server::WINDOW_BYTES_MAX;
+use crate::protocol::server::Want;
+use crate::protocol::server::Window;
+use crate::units::show_duration;
 
-pub use fault::Fault;
-
-mod fault;
 #[cfg(test)]
 mod tests;
 
-/// Largest payload of one event: above what our own shipper sends (9 MiB), below Graylog's 16 MiB.
-pub const FRAME_BYTES_MAX: usize = 10 << 20;
+/// How often `A 0` says that a window is being worked on: go-lumber's rhythm. Clients give a
+/// silent server up after 30 s.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(3);
 
-/// Largest window, inflated: what Graylog takes. A window of 10,000 events leaves 6.7 kB for each.
-pub const WINDOW_BYTES_MAX: usize = 64 << 20;
+/// From a window's first byte to its last: what go-lumber grants. A client that is slower, or
+/// one that waits for memory in vain, is closed and sends again.
+pub const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(FRAME_BYTES_MAX + FRAME_HEAD_BYTES <= WINDOW_BYTES_MAX);
-// Places of payloads are kept as u32.
-const _: () = assert!(WINDOW_BYTES_MAX < u32::MAX as usize);
+/// How long a connection may be silent between windows: for ever, because a Beat has nothing to
+/// send for hours, and closing under it costs it a resend. [`CONNECTIONS_MAX`] bounds their number.
+pub const IDLE_TIMEOUT: Option<Duration> = None;
 
-/// What a session takes from its client; beyond it the connection ends with a [`Fault`].
+/// Most connections at once; further ones are closed as soon as they come. Each costs a file
+/// descriptor (of usually 1,024 or more) and one buffer.
+pub const CONNECTIONS_MAX: usize = 1_024;
+
+/// What the windows of all connections together may hold, inflated. A connection that needs more
+/// waits for the others, within [`WINDOW_TIMEOUT`].
+pub const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// Read from a socket at once; held by every connection, so 16 MiB for all of them.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// What a window costs besides its bytes: the inflater (about 50 kB) and the places of 10,000
+/// events (up to 128 KiB).
+const WINDOW_EXTRA_BYTES: usize = 192 << 10;
+
+/// First grant of memory to a window; it is doubled with each further one, so that large windows
+/// are moved seldom and small ones hold little.
+const GRANT_FIRST_BYTES: usize = 16 << 10;
+
+/// Largest single grant: bounds what a window holds beyond what it needs.
+const GRANT_BYTES_MAX: usize = 1 << 20;
+
+// Any window fits when it is alone, and all connections can have begun one.
+const _: () = assert!(WINDOW_EXTRA_BYTES + WINDOW_BYTES_MAX + GRANT_BYTES_MAX <= MEMORY_BYTES_MAX);
+const _: () =
+    assert!(CONNECTIONS_MAX * (WINDOW_EXTRA_BYTES + GRANT_FIRST_BYTES) <= MEMORY_BYTES_MAX);
+
+/// How long to read on after our FIN, so that the system does not send a reset instead, which
+/// could destroy ACKs that the client has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long connections may take to finish the window they work on when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after a failed accept (no file descriptors left, most likely), so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a server behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most events of a window.
-    pub window_events: u32,
-    /// Largest payload of one event.
-    pub frame_bytes: usize,
-    /// Largest window: all its frames, inflated. At most [`WINDOW_BYTES_MAX`].
-    pub window_bytes: usize,
+pub struct ServerSettings {
+    /// What a window may be.
+    pub limits: Limits,
+    /// Pause between keep-alives while a window is worked on.
+    pub keep_alive: Duration,
+    /// Longest time from a window's first byte to its last.
+    pub window_timeout: Duration,
+    /// Longest silence between windows; `None`: no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Most connections at once.
+    pub connections: usize,
+    /// Most bytes that the windows of all connections together may hold.
+    pub memory_bytes: usize,
 }
 
-impl Default for Limits {
-    /// The limits that the constants of this module give reasons for.
+impl Default for ServerSettings {
+    /// The values that the constants of this module give reasons for.
     fn default() -> Self {
         Self {
-            window_events: WINDOW_EVENTS_MAX,
-            frame_bytes: FRAME_BYTES_MAX,
-            window_bytes: WINDOW_BYTES_MAX,
+            limits: Limits::default(),
+            keep_alive: KEEP_ALIVE_EVERY,
+            window_timeout: WINDOW_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            connections: CONNECTIONS_MAX,
+            memory_bytes: MEMORY_BYTES_MAX,
         }
     }
 }
 
-/// A complete window: every event in it is a JSON object in UTF-8, byte for byte as it was sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// The payloads, and between them what is left of frame heads.
-    bytes: Vec<u8>,
-    /// Where in `bytes` each payload lies.
-    places: Vec<Range<u32>>,
-    last_seq: u32,
-}
-
-impl Window {
-    /// Each event's JSON object, in the order they were sent.
-    pub fn events(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.places
-            .iter()
-            .map(|place| &self.bytes[place.start as usize..place.end as usize])
-    }
-
-    /// How many events these are; at least 1.
-    #[must_use]
-    pub const fn count(&self) -> usize {
-        self.places.len()
-    }
-
-    /// The number of the last frame: the ACK of the whole window.
-    #[must_use]
-    pub const fn last_seq(&self) -> u32 {
-        self.last_seq
-    }
-}
-
-/// What [`Session::feed`] stopped for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    /// All bytes were taken; more must come.
-    Bytes,
-    /// Memory: call [`Session::grant`], then feed on (even if no bytes are left).
-    Room,
-    /// A window is complete: take it with [`Session::next_window`], then feed on.
-    Taking,
-}
-
-/// One connection, from its first byte on.
+/// A complete window on its way to whoever takes it over.
 #[derive(Debug)]
-pub struct Session {
-    limits: Limits,
-    phase: Phase,
-    /// The window that is being received, or is complete and not yet taken.
-    open: Option<Open>,
-    /// Whether no frame has come yet: then strange bytes say what kind of client this is.
-    fresh: bool,
-    fault: Option<Fault>,
+pub struct Delivery {
+    /// The client.
+    pub peer: SocketAddr,
+    /// Its events.
+    pub window: Window,
+    /// To be fired when the events are safe: only then is the window acknowledged. Dropped
+    /// unfired, it closes the connection without ACK, and the client sends the window again.
+    pub done: oneshot::Sender<()>,
 }
 
+/// Why listening did not begin.
 #[derive(Debug)]
-struct Open {
-    /// How many events the client announced.
-    announced: u32,
-    /// How large `window.bytes` may grow.
-    granted: usize,
-    window: Window,
+pub struct BindError {
+    listen: String,
+    source: io::Error,
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// A frame's head is being received.
-    Head {
-        bytes: [u8; FRAME_HEAD_BYTES],
-        have: usize,
-    },
-    /// A plain event's payload is being received.
-    Payload { seq: u32, start: usize, left: usize },
-    /// A `C` frame is being received.
-    Deflated(Box<Inflate>),
-}
-
-const BETWEEN_FRAMES: Phase = Phase::Head {
-    bytes: [0; FRAME_HEAD_BYTES],
-    have: 0,
-};
-
-#[derive(Debug)]
-struct Inflate {
-    stream: Decompress,
-    /// Bytes of the `C` frame that are still to come.
-    left: usize,
-    /// Up to where in the window's bytes frames have been cut.
-    cut: usize,
-}
-
-impl Session {
-    /// A session on a connection that has just been accepted.
-    ///
-    /// # Panics
-    /// When a window could be larger than [`WINDOW_BYTES_MAX`].
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        assert!(limits.window_bytes <= WINDOW_BYTES_MAX);
-        Self {
-            limits,
-            phase: BETWEEN_FRAMES,
-            open: None,
-            fresh: true,
-            fault: None,
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, source } = self;
+        write!(f, "cannot listen on `{listen}`: ")?;
+        match source.kind() {
+            io::ErrorKind::AddrInUse => f.write_str(
+                "something listens there already; choose another port, like 127.0.0.1:5045",
+            ),
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "{source}; ports below 1024 need rights, choose one like 127.0.0.1:5044"
+            ),
+            io::ErrorKind::AddrNotAvailable => write!(
+                f,
+                "{source}; use an address of this machine, like 127.0.0.1:5044 or 0.0.0.0:5044"
+            ),
+            _ => write!(f, "{source}; write ADDRESS:PORT, like 127.0.0.1:5044"),
         }
     }
+}
 
-    /// Takes bytes from the front of `input` until it needs something else; says what.
-    ///
-    /// # Errors
-    /// The connection must be closed: nothing of the window being received may be used or
-    /// acknowledged. Every later call returns the same.
-    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Want, Fault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
-        loop {
-            if self.is_complete() {
-                return Ok(Want::Taking);
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Begins to listen on `ADDRESS:PORT`; port 0 picks a free one.
+///
+/// # Errors
+/// Names the address, the cause and an address that would do.
+pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(listen).await.map_err(|source| BindError {
+        listen: listen.to_owned(),
+        source,
+    })
+}
+
+/// Serves until `stop` becomes true (or its sender is gone): then no connection is accepted any
+/// more, windows that are being worked on may still be finished and acknowledged, and everything
+/// else is closed. Nothing that a client does ends it.
+pub async fn serve(
+    listener: TcpListener,
+    settings: ServerSettings,
+    deliver: mpsc::Sender<Delivery>,
+    stop: watch::Receiver<bool>,
+) {
+    let memory = Arc::new(Semaphore::new(settings.memory_bytes));
+    let mut connections = JoinSet::new();
+    let mut refused = 0_u64;
+    let mut stopping = pin!(stopped(stop.clone()));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            Some(joined) = connections.join_next() => {
+                note_panic(joined);
+                continue;
             }
-            let stopped = match self.phase {
-                Phase::Head { .. } => self.head(input),
-                Phase::Payload { .. } => self.payload(input),
-                Phase::Deflated(_) => self.deflated(input),
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection, trying on");
+                clock::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if connections.len() >= settings.connections {
+            // One line for a whole flood; the count follows when there is room again.
+            if refused == 0 {
+                let limit = settings.connections;
+                tracing::warn!(%peer, limit, "too many connections, closing further ones");
+            }
+            refused += 1;
+            continue;
+        }
+        if refused > 0 {
+            tracing::warn!(refused, "there is room for connections again");
+            refused = 0;
+        }
+        let connection = Connection::new(stream, peer, settings, &memory, &deliver);
+        connections.spawn(connection.run(stop.clone()));
+    }
+    drop(listener);
+    let all_ended = async {
+        while let Some(joined) = connections.join_next().await {
+            note_panic(joined);
+        }
+    };
+    if clock::within(STOP_TIMEOUT, all_ended).await.is_none() {
+        let left = connections.len();
+        tracing::warn!(
+            left,
+            "windows are still being worked on, closing without ACK"
+        );
+    }
+}
+
+/// Resolves when `stop` is true or can never become true any more.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The error means that the sender is gone: nobody is left who could want the server.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+fn note_panic(joined: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = joined {
+        tracing::error!(%error, "a connection's task failed; its client will send again");
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The client closed it between windows.
+    Closed,
+    /// The server stops.
+    Stopping,
+    /// The client closed it in the middle of a window.
+    Cut { come: usize, announced: u32 },
+    /// A window took too long to come.
+    Slow { come: usize, announced: u32 },
+    /// A window waited too long for the memory that others hold.
+    Starved,
+    /// Nothing came for the idle timeout.
+    Idle,
+    /// The client broke the protocol.
+    Fault(Fault),
+    /// The connection itself failed.
+    Io(io::Error),
+    /// The window was not taken over.
+    NotTaken,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl End {
+    fn log(&self, peer: SocketAddr, settings: &ServerSettings) {
+        match self {
+            Self::Closed => tracing::debug!(%peer, "client closed the connection"),
+            Self::Stopping => tracing::debug!(%peer, "connection closed, the server stops"),
+            Self::Idle => tracing::debug!(%peer, "connection closed, it was idle"),
+            Self::Cut { come, announced } => tracing::info!(
+                %peer, come, announced,
+                "client closed the connection in the middle of a window"
+            ),
+            Self::Slow { come, announced } => {
+                let limit = show_duration(settings.window_timeout);
+                tracing::warn!(
+                    %peer, come, announced, limit,
+                    "connection closed, a window did not come within the limit"
+                );
+            }
+            Self::Starved => {
+                let limit = settings.memory_bytes;
+                tracing::warn!(
+                    %peer, limit,
+                    "connection closed, windows of other clients hold all the memory"
+                );
+            }
+            Self::Fault(error) => tracing::warn!(%peer, %error, "connection closed"),
+            Self::Io(error) => tracing::info!(%peer, %error, "connection failed"),
+            Self::NotTaken => tracing::warn!(
+                %peer,
+                "connection closed without ACK, the events could not be taken over"
+            ),
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    settings: ServerSettings,
+    memory: Arc<Semaphore>,
+    deliver: mpsc::Sender<Delivery>,
+    session: Session,
+    chunk: Box<[u8]>,
+    /// What of `chunk` the session has not taken yet.
+    unread: Range<usize>,
+    /// Memory that the window being received or worked on holds.
+    held: Option<OwnedSemaphorePermit>,
+    /// Whether it waits for more of it.
+    starving: bool,
+}
+
+impl Connection {
+    fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        settings: ServerSettings,
+        memory: &Arc<Semaphore>,
+        deliver: &mpsc::Sender<Delivery>,
+    ) -> Self {
+        Self {
+            stream,
+            peer,
+            settings,
+            memory: Arc::clone(memory),
+            deliver: deliver.clone(),
+            session: Session::new(settings.limits),
+            chunk: vec![0; CHUNK_BYTES].into_boxed_slice(),
+            unread: 0..0,
+            held: None,
+            starving: false,
+        }
+    }
+
+    async fn run(mut self, stop: watch::Receiver<bool>) {
+        tracing::debug!(peer = %self.peer, "client connected");
+        if let Err(error) = self.stream.set_nodelay(true) {
+            // Costs latency, nothing else.
+            tracing::debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
+        }
+        let end = self.talk(stop).await;
+        end.log(self.peer, &self.settings);
+        self.held = None;
+        if !matches!(end, End::Io(_)) {
+            self.close().await;
+        }
+    }
+
+    async fn talk(&mut self, stop: watch::Receiver<bool>) -> End {
+        let mut stopping = pin!(stopped(stop));
+        loop {
+            let window = tokio::select! {
+                biased;
+                () = &mut stopping => return End::Stopping,
+                window = self.next_window() => window,
             };
-            match stopped {
-                Ok(None) => {}
-                Ok(Some(want)) => return Ok(want),
-                Err(fault) => {
-                    self.fault = Some(fault.clone());
-                    return Err(fault);
+            let worked = match window {
+                Ok(window) => self.work(window).await,
+                Err(end) => return end,
+            };
+            self.held = None;
+            if let Err(end) = worked {
+                return end;
+            }
+        }
+    }
+
+    async fn next_window(&mut self) -> Result<Window, End> {
+        loop {
+            if self.unread.is_empty() {
+                self.read_between_windows().await?;
+            }
+            let limit = self.settings.window_timeout;
+            match clock::within(limit, self.collect()).await {
+                Some(Ok(Some(window))) => return Ok(window),
+                Some(Ok(None)) => {}
+                Some(Err(end)) => return Err(end),
+                None if self.starving => return Err(End::Starved),
+                None => {
+                    let (come, announced) = self.session.incomplete().unwrap_or_default();
+                    return Err(End::Slow { come, announced });
                 }
             }
         }
     }
 
-    /// Lets the window being received grow by `bytes`; answers [`Want::Room`].
-    pub fn grant(&mut self, bytes: usize) {
-        let Some(open) = &mut self.open else {
-            return;
+    async fn read_between_windows(&mut self) -> Result<(), End> {
+        let read = match self.settings.idle_timeout {
+            None => self.read().await,
+            Some(limit) => clock::within(limit, self.read()).await.ok_or(End::Idle)?,
         };
-        // One more than allowed, so that an excess is seen as soon as it has come.
-        let most = self.limits.window_bytes + 1;
-        open.granted = open.granted.saturating_add(bytes).min(most);
-        let held = open.window.bytes.len();
-        open.window
-            .bytes
-            .reserve_exact(open.granted.saturating_sub(held));
-    }
-
-    /// The complete window, once.
-    pub fn next_window(&mut self) -> Option<Window> {
-        if !self.is_complete() {
-            return None;
+        if read? == 0 {
+            return Err(End::Closed);
         }
-        self.open.take().map(|open| open.window)
+        Ok(())
     }
 
-    /// How many events of the announced ones have come in an incomplete window; `None` between
-    /// windows, when the connection may end without loss. Part of a head counts as a window.
-    #[must_use]
-    pub fn incomplete(&self) -> Option<(usize, u32)> {
-        match (&self.open, &self.phase) {
-            (Some(open), _) => Some((open.window.count(), open.announced)),
-            (None, Phase::Head { have: 0, .. }) => None,
-            (None, _) => Some((0, 0)),
-        }
-    }
-
-    fn is_complete(&self) -> bool {
-        let between_frames = matches!(self.phase, Phase::Head { have: 0, .. });
-        between_frames && self.open.as_ref().is_some_and(Open::is_full)
-    }
-
-    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
-        let Phase::Head { bytes, have } = &mut self.phase else {
-            return Ok(None);
-        };
+    /// Receives until a window is complete; `None` when the bytes end between windows.
+    async fn collect(&mut self) -> Result<Option<Window>, End> {
         loop {
-            let need = match (*have, bytes[1]) {
-                (0 | 1, _) => 2,
-                (_, JSON) => FRAME_HEAD_BYTES,
-                _ => SHORT_BYTES,
-            };
-            if *have == need {
-                break;
-            }
-            let (now, rest) = input.split_at((need - *have).min(input.len()));
-            bytes[*have..*have + now.len()].copy_from_slice(now);
-            *have += now.len();
-            *input = rest;
-            if *have < need {
-                return Ok(Some(Want::Bytes));
-            }
-            if need == 2 && !matches!([bytes[0], bytes[1]], [VERSION, WINDOW | JSON | COMPRESSED]) {
-                return Err(Fault::strange([bytes[0], bytes[1]], self.fresh));
+            let mut input = &self.chunk[self.unread.clone()];
+            let want = self.session.feed(&mut input);
+            self.unread.start = self.unread.end - input.len();
+            match want? {
+                Want::Taking => return Ok(self.session.next_window()),
+                Want::Room => self.grant().await?,
+                Want::Bytes => {
+                    let Some((come, announced)) = self.session.incomplete() else {
+                        return Ok(None);
+                    };
+                    if self.read().await? == 0 {
+                        return Err(End::Cut { come, announced });
+                    }
+                }
             }
         }
-        let kind = bytes[1];
-        let first = number(&bytes[2..6]);
-        let second = number(&bytes[6..10]);
-        self.fresh = false;
-        self.phase = BETWEEN_FRAMES;
-        match kind {
-            WINDOW => self.begin_window(first)?,
-            JSON => self.begin_payload(first, second)?,
-            _ => self.begin_deflated(first)?,
-        }
-        Ok(None)
     }
 
-    fn begin_window(&mut self, announced: u32) -> Result<(), Fault> {
-        if let Some(open) = &self.open {
-            return Err(Fault::WindowInWindow {
-                come: open.window.count(),
-                announced: open.announced,
-            });
-        }
-        if announced > self.limits.window_events {
-            return Err(Fault::WindowTooLarge {
-                announced,
-                limit: self.limits.window_events,
-            });
-        }
-        if announced > 0 {
-            self.open = Some(Open {
-                announced,
-                granted: 0,
-                window: Window {
-                    bytes: Vec::new(),
-                    places: Vec::new(),
-                    last_seq: 0,
-                },
-            });
-        }
-        Ok(())
+    async fn read(&mut self) -> io::Result<usize> {
+        let read = self.stream.read(&mut self.chunk).await?;
+        self.unread = 0..read;
+        Ok(read)
     }
 
-    fn begin_payload(&mut self, seq: u32, len: u32) -> Result<(), Fault> {
-        let open = self.open.as_ref().ok_or(Fault::NoWindow)?;
-        let start = open.window.bytes.len();
-        let left = payload_len(len, start, &self.limits)?;
-        self.phase = Phase::Payload { seq, start, left };
-        Ok(())
-    }
-
-    fn begin_deflated(&mut self, len: u32) -> Result<(), Fault> {
-        let open = self.open.as_ref().ok_or(Fault::NoWindow)?;
-        let left = len as usize;
-        // Not kept but inflated as it comes, and a stream is hardly ever longer than what it holds.
-        if left > self.limits.window_bytes {
-            return Err(Fault::WindowBytes(self.limits.window_bytes));
-        }
-        self.phase = Phase::Deflated(Box::new(Inflate {
-            stream: Decompress::new(true),
-            left,
-            cut: open.window.bytes.len(),
-        }));
-        Ok(())
-    }
-
-    fn payload(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
-        let (Phase::Payload { seq, start, left }, Some(open)) = (&mut self.phase, &mut self.open)
-        else {
-            return Ok(None);
+    /// Gets the window more of the memory that all connections share.
+    async fn grant(&mut self) -> Result<(), End> {
+        let (grant, extra) = match &self.held {
+            None => (GRANT_FIRST_BYTES, WINDOW_EXTRA_BYTES),
+            Some(held) => {
+                let granted = held.num_permits().saturating_sub(WINDOW_EXTRA_BYTES);
+                (granted.min(GRANT_BYTES_MAX), 0)
+            }
         };
-        let bytes = &mut open.window.bytes;
-        if *left > 0 {
-            if input.is_empty() {
-                return Ok(Some(Want::Bytes));
-            }
-            let room = open.granted.saturating_sub(bytes.len());
-            if room == 0 {
-                return Ok(Some(Want::Room));
-            }
-            let (now, rest) = input.split_at((*left).min(input.len()).min(room));
-            bytes.extend_from_slice(now);
-            *left -= now.len();
-            *input = rest;
+        let permits =
+            u32::try_from(grant + extra).expect("a grant is at most GRANT_BYTES_MAX and the extra");
+        let memory = Arc::clone(&self.memory);
+        self.starving = true;
+        let permit = memory
+            .acquire_many_owned(permits)
+            .await
+            .expect("the semaphore is never closed");
+        self.starving = false;
+        match &mut self.held {
+            None => self.held = Some(permit),
+            Some(held) => held.merge(permit),
         }
-        if *left == 0 {
-            let (seq, place) = (*seq, *start..bytes.len());
-            open.add(seq, place)?;
-            self.phase = BETWEEN_FRAMES;
-        }
-        Ok(None)
-    }
-
-    fn deflated(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
-        let (Phase::Deflated(inflate), Some(open)) = (&mut self.phase, &mut self.open) else {
-            return Ok(None);
-        };
-        if input.is_empty() && inflate.left > 0 {
-            return Ok(Some(Want::Bytes));
-        }
-        let before = open.window.bytes.len();
-        if before >= open.granted {
-            return Ok(Some(Want::Room));
-        }
-        let given = &input[..inflate.left.min(input.len())];
-        let taken_before = inflate.stream.total_in();
-        let status = inflate
-            .stream
-            .decompress_vec(given, &mut open.window.bytes, FlushDecompress::None)
-            .map_err(|_| Fault::Zlib)?;
-        let taken = usize::try_from(inflate.stream.total_in() - taken_before)
-            .expect("it takes at most what it is given");
-        *input = &input[taken..];
-        inflate.left -= taken;
-        let grown = open.window.bytes.len() - before;
-        if open.window.bytes.len() > self.limits.window_bytes {
-            return Err(Fault::WindowBytes(self.limits.window_bytes));
-        }
-        open.cut_frames(&mut inflate.cut, &self.limits)?;
-        if status == Status::StreamEnd {
-            if inflate.left > 0 {
-                return Err(Fault::ZlibTrailing(inflate.left));
-            }
-            if inflate.cut < open.window.bytes.len() {
-                return Err(Fault::CutFrame);
-            }
-            self.phase = BETWEEN_FRAMES;
-        } else if grown == 0 && taken == 0 {
-            return Err(Fault::ZlibShort);
-        }
-        Ok(None)
-    }
-}
-
-impl Open {
-    fn is_full(&self) -> bool {
-        self.window.count() >= self.announced as usize
-    }
-
-    /// Cuts all whole frames behind `cut` out of what was inflated.
-    fn cut_frames(&mut self, cut: &mut usize, limits: &Limits) -> Result<(), Fault> {
-        loop {
-            let rest = &self.window.bytes[*cut..];
-            match rest {
-                [VERSION, JSON, ..] | [VERSION] | [] => {}
-                [VERSION, COMPRESSED, ..] => return Err(Fault::Nested),
-                [VERSION, WINDOW, ..] => return Err(Fault::WindowInCompressed),
-                [version, kind, ..] => return Err(Fault::strange([*version, *kind], false)),
-                [byte] => return Err(Fault::strange([*byte, 0], false)),
-            }
-            if !rest.is_empty() && self.is_full() {
-                return Err(Fault::TooManyFrames(self.announced));
-            }
-            let Some((head, rest)) = rest.split_at_checked(FRAME_HEAD_BYTES) else {
-                return Ok(());
-            };
-            let start = *cut + FRAME_HEAD_BYTES;
-            let len = payload_len(number(&head[6..10]), start, limits)?;
-            if rest.len() < len {
-                return Ok(());
-            }
-            let seq = number(&head[2..6]);
-            self.add(seq, start..start + len)?;
-            *cut = start + len;
-        }
-    }
-
-    /// Checks the payload at `place` and adds it to the window.
-    fn add(&mut self, seq: u32, place: Range<usize>) -> Result<(), Fault> {
-        let window = &mut self.window;
-        check_object(&window.bytes[place.clone()], window.places.len() + 1)?;
-        window.places.push(narrow(place.start)..narrow(place.end));
-        window.last_seq = seq;
+        self.session.grant(grant);
         Ok(())
     }
-}
 
-/// The length of a payload that begins at `start` of the window's bytes, if it may be that long.
-fn payload_len(len: u32, start: usize, limits: &Limits) -> Result<usize, Fault> {
-    let len = len as usize;
-    if len > limits.frame_bytes {
-        return Err(Fault::FrameTooLarge {
-            announced: len,
-            limit: limits.frame_bytes,
+    /// Hands the window over and answers for it, with keep-alives until then.
+    async fn work(&mut self, window: Window) -> Result<(), End> {
+        let seq = window.last_seq();
+        let (done, taken) = oneshot::channel();
+        let delivery = Delivery {
+            peer: self.peer,
+            window,
+            done,
+        };
+        let deliver = self.deliver.clone();
+        let mut taking = pin!(async move {
+            deliver.send(delivery).await.map_err(|_| End::NotTaken)?;
+            taken.await.map_err(|_| End::NotTaken)
         });
+        loop {
+            tokio::select! {
+                biased;
+                taken = &mut taking => {
+                    taken?;
+                    return self.answer(ack(seq)).await;
+                }
+                () = clock::sleep(self.settings.keep_alive) => self.answer(KEEP_ALIVE).await?,
+            }
+        }
     }
-    if start + len > limits.window_bytes {
-        return Err(Fault::WindowBytes(limits.window_bytes));
+
+    /// Writes one ACK; a client that does not read its ACKs is not waited for longer than for
+    /// a window.
+    async fn answer(&mut self, frame: [u8; SHORT_BYTES]) -> Result<(), End> {
+        let limit = self.settings.window_timeout;
+        match clock::within(limit, self.stream.write_all(&frame)).await {
+            Some(written) => Ok(written?),
+            None => Err(End::Io(io::ErrorKind::TimedOut.into())),
+        }
     }
-    Ok(len)
-}
 
-/// Refuses everything but one JSON object in UTF-8; `number` is the event's place in its window.
-fn check_object(payload: &[u8], number: usize) -> Result<(), Fault> {
-    let text = std::str::from_utf8(payload).map_err(|_| Fault::NotUtf8(number))?;
-    if !text.trim_start().starts_with('{') {
-        return Err(Fault::NotAnObject(number));
+    /// Closes by FIN: says that nothing more comes, then reads what the client still sends, for
+    /// a moment.
+    async fn close(&mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let drained = async { while matches!(self.read().await, Ok(1..)) {} };
+        if clock::within(LINGER, drained).await.is_none() {
+            tracing::debug!(peer = %self.peer, "client goes on sending, resetting the connection");
+        }
     }
-    // Iterative in serde_json, so that deep nesting costs heap within the frame's limit, no stack.
-    serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|error| Fault::NotJson {
-            number,
-            error: error.to_string(),
-        })
-}
-
-fn number(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .fold(0, |value, &byte| value << 8 | u32::from(byte))
-}
-
-fn narrow(place: usize) -> u32 {
-    u32::try_from(place).expect("a window is at most WINDOW_BYTES_MAX bytes")
 }

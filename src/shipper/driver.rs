@@ -11,13 +11,13 @@ use super::Shipper;
 use super::View;
 use super::load::Loader;
 use crate::clock;
+use crate::lumberjack::connection::Connection;
+use crate::lumberjack::connection::Turn;
 use crate::queue::Level;
 use crate::queue::Tap;
 use crate::queue::cursor::CursorFile;
 use crate::queue::locked;
-use crate::sink::lumberjack::Connection;
 use crate::sink::lumberjack::Settings;
-use crate::sink::lumberjack::Turn;
 use crate::window::Limits;
 
 /// Longest sleep at a time: a suspended machine is noticed soon after it wakes.

@@ -1,8 +1,7 @@
-//! Sources: bytes from somewhere become portions of events for the queue, or windows for a taker.
+//! Sources: bytes from somewhere become portions of events for the queue.
 //!
-//! Knows lines, envelopes, portions and windows; must never know why a run was started, how the
+//! Knows lines, envelopes and portions; must never know why a run was started, how the
 //! queue stores what it takes, or where events are sent.
 
 pub mod gather;
 pub mod lines;
-pub mod lumberjack;

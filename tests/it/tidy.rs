@@ -19,20 +19,21 @@ const MAY_USE: &[(&str, &str)] = &[
     ("run", "clock units"),
     ("pipeline", "event units"),
     ("queue", "clock disk event run units"),
-    ("lumberjack", "clock event units"),
+    ("protocol", "clock event units"),
     ("cleanup", "event units"),
-    ("window", "clock event lumberjack queue units"),
+    ("window", "clock event protocol queue units"),
     // floor 2: hands
     ("process", "clock disk event run units"),
     ("files", "clock disk event units"),
+    ("lumberjack", "clock event protocol units window"),
     ("results", "cleanup clock disk event files run units"),
     (
         "source",
-        "clock disk event files lumberjack pipeline process queue run units",
+        "clock disk event files lumberjack pipeline process protocol queue run units",
     ),
     (
         "sink",
-        "clock disk event lumberjack process queue units window",
+        "clock disk event lumberjack process protocol queue units window",
     ),
     // floor 3: the text world
     (
@@ -54,7 +55,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ),
     (
         "shipper",
-        "cleanup clock config disk event files lumberjack queue sink units window",
+        "cleanup clock config disk event files lumberjack protocol queue sink units window",
     ),
     // floor 5: the head, which may use everything below
     ("status", BELOW_THE_HEAD),
@@ -68,7 +69,7 @@ const MAY_USE: &[(&str, &str)] = &[
 
 /// All modules of floors 0 to 4, and the head itself without `cli`.
 const BELOW_THE_HEAD: &str = "cleanup clock config control daemon disk event files job log \
-     lumberjack pipeline process queue results run runner schedule shipper sink source spool \
+     lumberjack pipeline process protocol queue results run runner schedule shipper sink source spool \
      status supervisor units window";
 
 /// Imports against the table that were there when it came. Only ever fewer.
@@ -109,13 +110,13 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     (".sync_data(", &["disk"], "call DiskFile::sync"),
     (
         "TcpStream",
-        &["sink", "source", "cli"],
-        "let a sink or a source connect",
+        &["lumberjack", "cli"],
+        "let lumberjack connect",
     ),
     (
         "TcpListener",
-        &["sink", "source", "cli"],
-        "let a source listen",
+        &["lumberjack", "cli"],
+        "let lumberjack listen",
     ),
     (
         "UnixStream",

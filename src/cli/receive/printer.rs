@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::cli::receive::printer::line::Line;
-use crate::lumberjack::server::Window;
-use crate::source::lumberjack::Delivery;
+use crate::lumberjack::server::Delivery;
+use crate::protocol::server::Window;
 
 mod line;
 #[cfg(test)]

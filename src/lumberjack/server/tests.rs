@@ -1,547 +1,347 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
-use proptest::prelude::*;
+use tokio::task::JoinHandle;
 
 use super::*;
-use crate::lumberjack::frame::compressed_head;
-use crate::lumberjack::frame::window_head;
+use crate::event::Frames;
+use crate::protocol::frame::Deflater;
+use crate::protocol::frame::compressed_window;
+use crate::protocol::frame::plain_window;
+use crate::protocol::frame::window_head;
 
-/// Steps of memory that the tests grant: odd and small, so that every stop is met.
-const GRANT: usize = 7;
-
-fn hex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+/// A running server whose windows the test takes.
+struct Server {
+    addr: SocketAddr,
+    deliveries: mpsc::Receiver<Delivery>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
 }
 
-fn json(seq: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap();
-    [
-        b"2J".as_slice(),
-        &seq.to_be_bytes(),
-        &len.to_be_bytes(),
-        payload,
-    ]
-    .concat()
-}
-
-fn zlib(raw: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(3));
-    encoder.write_all(raw).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn compressed(stream: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(stream.len()).unwrap();
-    [compressed_head(len).as_slice(), stream].concat()
-}
-
-/// What a session made of bytes: its windows as (events, last number), and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Seen {
-    windows: Vec<(Vec<String>, u32)>,
-    fault: Option<Fault>,
-    incomplete: Option<(usize, u32)>,
-}
-
-impl Seen {
-    fn acks(&self) -> Vec<u32> {
-        self.windows.iter().map(|(_, last)| *last).collect()
-    }
-}
-
-fn feed_chunks<'a>(limits: Limits, chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
-    let mut session = Session::new(limits);
-    let mut seen = Seen::default();
-    for mut input in chunks {
-        loop {
-            match session.feed(&mut input) {
-                Ok(Want::Bytes) => {
-                    assert!(input.is_empty());
-                    break;
-                }
-                Ok(Want::Room) => session.grant(GRANT),
-                Ok(Want::Taking) => {
-                    let window = session.next_window().unwrap();
-                    let events = window.events();
-                    assert_eq!(events.len(), window.count());
-                    let texts = events.map(|event| String::from_utf8(event.to_vec()).unwrap());
-                    seen.windows.push((texts.collect(), window.last_seq()));
-                    assert_eq!(session.next_window(), None);
-                }
-                Err(fault) => {
-                    assert_eq!(session.feed(&mut &b"2W"[..]), Err(fault.clone()));
-                    seen.fault = Some(fault);
-                    return seen;
-                }
-            }
+impl Server {
+    async fn start(settings: ServerSettings) -> Self {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (deliver, deliveries) = mpsc::channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let serving = tokio::spawn(serve(listener, settings, deliver, stopping));
+        Self {
+            addr,
+            deliveries,
+            stop,
+            serving,
         }
     }
-    seen.incomplete = session.incomplete();
-    seen
-}
 
-fn feed(bytes: &[u8]) -> Seen {
-    feed_chunks(Limits::default(), [bytes])
-}
+    async fn client(&self) -> Client {
+        Client(TcpStream::connect(self.addr).await.unwrap())
+    }
 
-fn faults_with(parts: &[&[u8]]) -> Fault {
-    let seen = feed(&parts.concat());
-    assert_eq!(seen.windows, [], "no window may come of this");
-    seen.fault.unwrap()
-}
+    async fn delivery(&mut self) -> Delivery {
+        self.deliveries.recv().await.unwrap()
+    }
 
-const A: &str = r#"{"message":"a"}"#;
-const B: &str = r#"{"message":"b"}"#;
-
-#[test]
-fn the_windows_that_go_lumber_writes_are_taken() {
-    let plain = hex(
-        "325700000002324a000000010000000f7b226d657373616765223a2261227d324a000000020000000f7b226d657373616765223a2262227d",
-    );
-    let level_3 = hex(
-        "32570000000232430000003f785e003200cdff324a000000010000000f7b226d657373616765223a2261227d324a000000020000000f7b226d657373616765223a2262227d0300f9a70b1b",
-    );
-    for bytes in [plain, level_3] {
-        let seen = feed(&bytes);
-        assert_eq!(seen.windows, [(vec![A.to_owned(), B.to_owned()], 2)]);
-        assert_eq!((seen.fault, seen.incomplete), (None, None));
+    /// Takes one window over; its number of events.
+    async fn take(&mut self) -> usize {
+        let delivery = self.delivery().await;
+        delivery.done.send(()).unwrap();
+        delivery.window.count()
     }
 }
 
-#[test]
-fn the_windows_that_timbersnake_writes_are_taken() {
-    for stream in [
-        "324300000029789c33f2626060600462816aa5dcd4e2e2c4f454252b05a544a55a23900c13864c92522d000cd50b5d",
-        "324300000029785e33f2626060600462816aa5dcd4e2e2c4f454252b05a544a55a23900c13864c92522d000cd50b5d",
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> [u8; 6] {
+        let mut frame = [0; 6];
+        self.0.read_exact(&mut frame).await.unwrap();
+        frame
+    }
+
+    /// All bytes until the server's FIN; a reset would be an error.
+    async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).await.unwrap();
+        rest
+    }
+}
+
+fn frames(count: u32, payload: &str) -> Frames {
+    let mut frames = Frames::default();
+    for _ in 0..count {
+        frames.push(|out| out.extend_from_slice(payload.as_bytes()));
+    }
+    frames
+}
+
+fn window(count: u32, payload: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    plain_window(count, frames(count, payload).bytes(), &mut out);
+    out
+}
+
+#[tokio::test]
+async fn a_window_is_acknowledged_only_after_it_was_taken_over() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut client = server.client().await;
+    client
+        .send(
+            b"\x32\x57\x00\x00\x00\x02\
+              \x32\x4a\x00\x00\x00\x01\x00\x00\x00\x0f{\"message\":\"a\"}\
+              \x32\x4a\x00\x00\x00\x02\x00\x00\x00\x0f{\"message\":\"b\"}",
+        )
+        .await;
+    let delivery = server.delivery().await;
+    assert_eq!(delivery.peer, client.0.local_addr().unwrap());
+    let events: Vec<&[u8]> = delivery.window.events().collect();
+    assert_eq!(events, [br#"{"message":"a"}"#, br#"{"message":"b"}"#]);
+    let early = client.0.try_read(&mut [0; 6]);
+    assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    delivery.done.send(()).unwrap();
+    assert_eq!(client.answer().await, *b"\x32\x41\x00\x00\x00\x02");
+}
+
+#[tokio::test]
+async fn a_window_that_nobody_takes_over_is_never_acknowledged() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut client = server.client().await;
+    client.send(&window(1, "{}")).await;
+    drop(server.delivery().await.done);
+    assert_eq!(client.rest().await, b"");
+    let mut client = server.client().await;
+    drop(server.deliveries);
+    client.send(&window(1, "{}")).await;
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn the_largest_windows_are_taken_plain_and_compressed() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut client = server.client().await;
+    let payload = format!(r#"{{"message":"{}"}}"#, "x".repeat(600));
+    client.send(&window(10_000, &payload)).await;
+    assert_eq!(server.take().await, 10_000);
+    assert_eq!(client.answer().await, ack(10_000));
+    let mut out = Vec::new();
+    let all = frames(10_000, &payload);
+    compressed_window(10_000, all.bytes(), &mut Deflater::new(3), &mut out);
+    client.send(&out).await;
+    assert_eq!(server.take().await, 10_000);
+    assert_eq!(client.answer().await, ack(10_000));
+    client.send(&window_head(10_001)).await;
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn pipelined_windows_are_answered_in_order() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut client = server.client().await;
+    client
+        .send(&[window(2, "{}"), window(3, "{}")].concat())
+        .await;
+    assert_eq!(server.take().await, 2);
+    assert_eq!(server.take().await, 3);
+    assert_eq!(client.answer().await, ack(2));
+    assert_eq!(client.answer().await, ack(3));
+}
+
+#[tokio::test]
+async fn a_slow_taker_keeps_its_client_waiting_with_keep_alives() {
+    let mut server = Server::start(ServerSettings {
+        keep_alive: Duration::from_millis(2),
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut client = server.client().await;
+    client.send(&window(2, "{}")).await;
+    let delivery = server.delivery().await;
+    for _ in 0..3 {
+        assert_eq!(client.answer().await, KEEP_ALIVE);
+    }
+    delivery.done.send(()).unwrap();
+    let mut answer = client.answer().await;
+    while answer == KEEP_ALIVE {
+        answer = client.answer().await;
+    }
+    assert_eq!(answer, ack(2));
+}
+
+#[tokio::test]
+async fn a_full_channel_is_work_too() {
+    let mut server = Server::start(ServerSettings {
+        keep_alive: Duration::from_millis(2),
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut first = server.client().await;
+    let mut second = server.client().await;
+    first.send(&window(1, "{}")).await;
+    second.send(&window(2, "{}")).await;
+    // One of the two fills the channel, the other waits before it; both are kept alive.
+    assert_eq!(first.answer().await, KEEP_ALIVE);
+    assert_eq!(second.answer().await, KEEP_ALIVE);
+    assert_eq!(server.take().await + server.take().await, 3);
+}
+
+#[tokio::test]
+async fn junk_ends_its_own_connection_only_and_by_fin() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut good = server.client().await;
+    good.send(&window(1, "{}")[..9]).await;
+    for junk in [
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n".as_slice(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"1W\x00\x00\x00\x01",
+        b"hello\n",
+        &[0; 100_000],
     ] {
-        let seen = feed(&[hex("325700000002"), hex(stream)].concat());
-        let events = vec![
-            r#"{"message": "a"}"#.to_owned(),
-            r#"{"message": "b"}"#.to_owned(),
-        ];
-        assert_eq!(seen.windows, [(events, 2)]);
+        let mut client = server.client().await;
+        client.send(junk).await;
+        assert_eq!(client.rest().await, b"");
     }
+    good.send(&window(1, "{}")[9..]).await;
+    assert_eq!(server.take().await, 1);
+    assert_eq!(good.answer().await, ack(1));
 }
 
-#[test]
-fn pipelined_windows_are_answered_each() {
-    let window = |n: u32| {
-        let frames = (1..=n).flat_map(|seq| json(seq, A.as_bytes()));
-        [window_head(n).to_vec(), frames.collect()].concat()
+#[tokio::test]
+async fn a_good_window_before_junk_is_acknowledged() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut client = server.client().await;
+    client.send(&[&window(1, "{}")[..], b"junk"].concat()).await;
+    assert_eq!(server.take().await, 1);
+    assert_eq!(client.rest().await, ack(1));
+}
+
+#[tokio::test]
+async fn a_window_that_does_not_come_to_its_end_is_closed_without_ack() {
+    let settings = ServerSettings {
+        window_timeout: Duration::from_millis(20),
+        ..ServerSettings::default()
     };
-    let seen = feed(&[window(2), window(3)].concat());
-    assert_eq!((seen.acks(), seen.fault), (vec![2, 3], None));
-}
-
-#[test]
-fn a_window_may_come_in_several_compressed_and_plain_frames() {
-    let two = |seq| zlib(&[json(seq, A.as_bytes()), json(seq + 1, B.as_bytes())].concat());
-    let several = [
-        window_head(4).to_vec(),
-        compressed(&two(1)),
-        compressed(&two(3)),
-    ];
-    assert_eq!(feed(&several.concat()).acks(), [4]);
-    let mixed = [
-        window_head(3).to_vec(),
-        json(1, A.as_bytes()),
-        compressed(&two(2)),
-    ];
-    let seen = feed(&mixed.concat());
-    assert_eq!(seen.acks(), [3]);
-    assert_eq!(seen.windows[0].0, [A, A, B]);
-}
-
-#[test]
-fn the_ack_is_the_number_of_the_last_frame() {
-    for (numbers, ack) in [
-        ([1, 2], 2),
-        ([0, 1], 1),
-        ([101, 102], 102), // numbered on across windows
-        ([7, 7], 7),
-        ([u32::MAX, 0], 0),
-    ] {
-        let frames = numbers.map(|seq| json(seq, A.as_bytes())).concat();
-        assert_eq!(feed(&[&window_head(2)[..], &frames].concat()).acks(), [ack]);
+    let server = Server::start(settings).await;
+    for part in [1, 6, 20] {
+        let mut client = server.client().await;
+        client.send(&window(2, "{}")[..part]).await;
+        assert_eq!(client.rest().await, b"", "after {part} bytes");
     }
 }
 
-#[test]
-fn an_empty_window_is_ignored() {
-    let bytes = [
-        &window_head(0)[..],
-        &window_head(0),
-        &window_head(1),
-        &json(1, A.as_bytes()),
-    ];
-    let seen = feed(&bytes.concat());
-    assert_eq!((seen.acks(), seen.fault), (vec![1], None));
+#[tokio::test]
+async fn a_silent_client_is_closed_only_when_a_limit_is_set() {
+    let server = Server::start(ServerSettings {
+        window_timeout: Duration::from_millis(1),
+        idle_timeout: Some(Duration::from_millis(20)),
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut client = server.client().await;
+    client.send(&window_head(0)).await;
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(ServerSettings::default().idle_timeout, None);
 }
 
-#[test]
-fn a_window_without_all_its_events_is_not_given_out() {
-    let seen = feed(&[&window_head(3)[..], &json(1, b"{}"), &json(2, b"{}")].concat());
-    assert_eq!((seen.acks(), seen.incomplete), (vec![], Some((2, 3))));
-    let fault = faults_with(&[&window_head(2), &json(1, b"{}"), &window_head(1)]);
-    assert_eq!(
-        fault,
-        Fault::WindowInWindow {
-            come: 1,
-            announced: 2
+#[tokio::test]
+async fn a_client_that_goes_away_in_a_window_leaves_no_delivery() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let whole = window(2, "{}");
+    for cut in 1..whole.len() {
+        let mut client = server.client().await;
+        client.send(&whole[..cut]).await;
+        client.0.shutdown().await.unwrap();
+        assert_eq!(client.rest().await, b"", "cut at {cut}");
+    }
+    assert!(server.deliveries.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_until_there_is_room() {
+    let mut server = Server::start(ServerSettings {
+        connections: 1,
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut first = server.client().await;
+    first.send(&window(1, "{}")).await;
+    assert_eq!(server.take().await, 1);
+    assert_eq!(first.answer().await, ack(1));
+    let mut second = server.client().await;
+    assert_eq!(second.rest().await, b"");
+    drop(first);
+    // The server learns of the first one's end in its own time.
+    loop {
+        let mut third = server.client().await;
+        if third.0.write_all(&window(2, "{}")).await.is_err() {
+            continue;
         }
-    );
-}
-
-#[test]
-fn more_events_than_announced_are_refused() {
-    let seen = feed(&[&window_head(1)[..], &json(1, b"{}"), &json(2, b"{}")].concat());
-    assert_eq!((seen.acks(), seen.fault), (vec![1], Some(Fault::NoWindow)));
-    let two = zlib(&[json(1, b"{}"), json(2, b"{}")].concat());
-    assert_eq!(
-        faults_with(&[&window_head(1), &compressed(&two)]),
-        Fault::TooManyFrames(1)
-    );
-}
-
-#[test]
-fn events_outside_of_a_window_are_refused() {
-    assert_eq!(faults_with(&[&json(1, b"{}")]), Fault::NoWindow);
-    let one = compressed(&zlib(&json(1, b"{}")));
-    assert_eq!(faults_with(&[&one]), Fault::NoWindow);
-}
-
-#[test]
-fn frames_that_must_not_be_compressed_are_refused() {
-    let inner = compressed(&zlib(&json(1, b"{}")));
-    assert_eq!(
-        faults_with(&[&window_head(1), &compressed(&zlib(&inner))]),
-        Fault::Nested
-    );
-    let window = [&window_head(1)[..], &json(1, b"{}")].concat();
-    assert_eq!(
-        faults_with(&[&window_head(1), &compressed(&zlib(&window))]),
-        Fault::WindowInCompressed
-    );
-    assert_eq!(
-        faults_with(&[
-            &window_head(1),
-            &compressed(&zlib(b"1J\x00\x00\x00\x01\x00\x00\x00\x02{}"))
-        ]),
-        Fault::Version1
-    );
-}
-
-#[test]
-fn damaged_compressed_frames_are_refused() {
-    let good = zlib(&json(1, A.as_bytes()));
-    let head = window_head(1);
-    let mut wrong_sum = good.clone();
-    *wrong_sum.last_mut().unwrap() ^= 1;
-    for (stream, fault) in [
-        (wrong_sum, Fault::Zlib),
-        (b"junk, not zlib".to_vec(), Fault::Zlib),
-        (good[2..].to_vec(), Fault::Zlib),          // raw deflate
-        (hex("1f8b0800000000000003"), Fault::Zlib), // gzip
-        ([&good[..], b"xyz"].concat(), Fault::ZlibTrailing(3)),
-        (good[..good.len() - 1].to_vec(), Fault::ZlibShort),
-        (Vec::new(), Fault::ZlibShort),
-        (zlib(&json(1, A.as_bytes())[..20]), Fault::CutFrame),
-        (zlib(b"2"), Fault::CutFrame),
-        (zlib(b"xy"), Fault::Unknown(*b"xy")),
-        (zlib(b"x"), Fault::Unknown(*b"x\0")),
-    ] {
-        assert_eq!(faults_with(&[&head, &compressed(&stream)]), fault);
-    }
-}
-
-#[test]
-fn other_protocols_are_named() {
-    for (bytes, fault, word) in [
-        (b"GET / HTTP/1.1\r\n".as_slice(), Fault::Http, "HTTP"),
-        (b"POST / HTTP/1.1\r\n", Fault::Http, "HTTP"),
-        (b"\x16\x03\x01\x02\x00\x01", Fault::Tls, "TLS"),
-        (b"1W\x00\x00\x00\x01", Fault::Version1, "version 1"),
-        (b"1J\x00\x00\x00\x01", Fault::Version1, "version 1"),
-        (b"2D\x00\x00\x00\x01", Fault::DataFrame, "`D`"),
-        (b"2A\x00\x00\x00\x01", Fault::ClientAck, "ACK"),
-        (b"hello\n", Fault::Unknown(*b"he"), "`he`"),
-        (b"3W\x00\x00\x00\x01", Fault::Unknown(*b"3W"), "`3W`"),
-        (b"2X\x00\x00\x00\x01", Fault::Unknown(*b"2X"), "`2X`"),
-    ] {
-        assert_eq!(faults_with(&[bytes]), fault);
-        assert!(fault.to_string().contains(word), "{fault}");
-    }
-    let fault = faults_with(&[&window_head(1), b"GET / HTTP/1.1"]);
-    assert_eq!(fault, Fault::Unknown(*b"GE"), "only a first byte tells");
-}
-
-#[test]
-fn payloads_that_are_not_json_objects_are_refused() {
-    for payload in [
-        b"".as_slice(),
-        b" ",
-        b"[]",
-        b"1",
-        b"null",
-        b"\"{}\"",
-        b"\xef\xbb\xbf{}",
-    ] {
-        let fault = faults_with(&[&window_head(2), &json(1, b"{}"), &json(2, payload)]);
-        assert_eq!(fault, Fault::NotAnObject(2), "{payload:?}");
-    }
-    for payload in [
-        b"{".as_slice(),
-        b"{}x",
-        b"{} {}",
-        b"{\"a\":NaN}",
-        b"{\"a\":\"\x01\"}",
-        b"{\"a\":\"\n\"}",
-    ] {
-        let fault = faults_with(&[&window_head(1), &json(1, payload)]);
-        assert!(
-            matches!(fault, Fault::NotJson { number: 1, .. }),
-            "{payload:?}"
-        );
-    }
-    let fault = faults_with(&[&window_head(1), &json(1, b"{\"a\":\"\xff\"}")]);
-    assert_eq!(fault, Fault::NotUtf8(1));
-    let inside = compressed(&zlib(&json(1, b"[]")));
-    assert_eq!(
-        faults_with(&[&window_head(1), &inside]),
-        Fault::NotAnObject(1)
-    );
-}
-
-#[test]
-fn unusual_objects_are_taken_as_they_are() {
-    let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    for payload in [
-        "{}",
-        " {\n\"a\": 1}\r\n",
-        r#"{"a":1,"a":2,"":"\u0000"}"#,
-        r#"{"a":"\ud800","b":1e999}"#,
-        &deep,
-    ] {
-        let seen = feed(&[&window_head(1)[..], &json(1, payload.as_bytes())].concat());
-        assert_eq!(seen.windows, [(vec![payload.to_owned()], 1)]);
-    }
-}
-
-#[test]
-fn windows_beyond_the_limit_are_refused_when_they_are_announced() {
-    for announced in [10_001, u32::MAX] {
-        let fault = faults_with(&[&window_head(announced)]);
-        assert_eq!(
-            fault,
-            Fault::WindowTooLarge {
-                announced,
-                limit: 10_000
-            }
-        );
-    }
-    assert_eq!(
-        feed(&window_head(10_000)).incomplete,
-        Some((0, 10_000)),
-        "and nothing is kept for it"
-    );
-}
-
-#[test]
-fn events_beyond_the_limit_are_refused_when_they_are_announced() {
-    let limit = FRAME_BYTES_MAX;
-    for announced in [limit as u32 + 1, i32::MAX as u32, u32::MAX] {
-        let head = [&json(1, b"")[..6], &announced.to_be_bytes()].concat();
-        let expected = Fault::FrameTooLarge {
-            announced: announced as usize,
-            limit,
-        };
-        assert_eq!(faults_with(&[&window_head(1), &head]), expected);
-        let inside = compressed(&zlib(&head));
-        assert_eq!(faults_with(&[&window_head(1), &inside]), expected);
-    }
-}
-
-#[test]
-fn announced_lengths_cost_no_memory() {
-    let mut session = Session::new(Limits::default());
-    let head = [&json(1, b"")[..6], &9_000_000_u32.to_be_bytes()].concat();
-    let bytes = [&window_head(10_000)[..], &head, b"{"].concat();
-    let mut input = bytes.as_slice();
-    assert_eq!(session.feed(&mut input), Ok(Want::Room));
-    session.grant(4_096);
-    assert_eq!(session.feed(&mut input), Ok(Want::Bytes));
-    let window = &session.open.as_ref().unwrap().window;
-    assert!(window.bytes.capacity() <= 4_096 && window.places.capacity() == 0);
-}
-
-fn small() -> Limits {
-    Limits {
-        window_events: 100,
-        frame_bytes: 1_000,
-        window_bytes: 2_000,
-    }
-}
-
-/// `{"a":"xxx"}`, so many bytes long.
-fn object(bytes: usize) -> Vec<u8> {
-    [b"{\"a\":\"", "x".repeat(bytes - 8).as_bytes(), b"\"}"].concat()
-}
-
-#[test]
-fn a_window_is_limited_to_the_byte_plain_and_inflated() {
-    let first = json(1, &object(990)); // 1,000 bytes with its head
-    let exactly = [first.clone(), json(2, &object(990))].concat();
-    let beyond = [first, json(2, &object(991))].concat();
-    let refused = Some(Fault::WindowBytes(2_000));
-    let head = window_head(2);
-    let deflated = |raw: &[u8]| [&head[..], &compressed(&zlib(raw))].concat();
-    assert_eq!(
-        feed_chunks(small(), [deflated(&exactly).as_slice()]).acks(),
-        [2]
-    );
-    assert_eq!(
-        feed_chunks(small(), [deflated(&beyond).as_slice()]).fault,
-        refused
-    );
-    // Heads of plain frames are not kept, so they do not count.
-    let plain = |frames: &[Vec<u8>]| [&head[..], &frames.concat()].concat();
-    let fits = plain(&[json(1, &object(1_000)), json(2, &object(1_000))]);
-    assert_eq!(feed_chunks(small(), [fits.as_slice()]).acks(), [2]);
-    let three = [
-        &window_head(3)[..],
-        &json(1, &object(1_000)),
-        &json(2, &object(1_000)),
-        &json(3, b"{}"),
-    ];
-    assert_eq!(
-        feed_chunks(small(), [three.concat().as_slice()]).fault,
-        refused
-    );
-}
-
-#[test]
-fn a_zlib_bomb_is_stopped_while_it_inflates() {
-    // 64 valid events of a million blanks each, in about 64 kB.
-    let event = [b"{", " ".repeat(1_000_000).as_bytes(), b"}"].concat();
-    let raw: Vec<u8> = (1..=64).flat_map(|seq| json(seq, &event)).collect();
-    let bytes = [&window_head(64)[..], &compressed(&zlib(&raw))].concat();
-    let limits = Limits {
-        window_bytes: 2 << 20,
-        ..Limits::default()
-    };
-    let mut session = Session::new(limits);
-    let mut input = bytes.as_slice();
-    let fault = loop {
-        match session.feed(&mut input) {
-            Ok(Want::Room) => session.grant(4_096),
-            Ok(want) => panic!("{want:?}"),
-            Err(fault) => break fault,
-        }
-    };
-    assert_eq!(fault, Fault::WindowBytes(2 << 20));
-    assert!(input.len() > bytes.len() / 2, "most was never inflated");
-    let held = session.open.as_ref().unwrap().window.bytes.capacity();
-    assert!(held <= (2 << 20) + 1, "{held}");
-}
-
-#[test]
-fn a_compressed_frame_beyond_the_windows_limit_is_refused_when_it_is_announced() {
-    let bytes = [window_head(1), compressed_head(u32::MAX)].concat();
-    assert_eq!(
-        feed(&bytes).fault,
-        Some(Fault::WindowBytes(WINDOW_BYTES_MAX))
-    );
-}
-
-/// A session with everything in it that is taken, and a fault at its end.
-fn recorded() -> Vec<u8> {
-    let many: Vec<u8> = (1..=50)
-        .flat_map(|seq| json(seq, format!("{{\"n\":{}}}", seq * 7919).as_bytes()))
-        .collect();
-    [
-        window_head(2).to_vec(),
-        json(1, A.as_bytes()),
-        json(2, B.as_bytes()),
-        window_head(0).to_vec(),
-        window_head(50).to_vec(),
-        compressed(&zlib(&many)),
-        window_head(3).to_vec(),
-        json(3, b"{}"),
-        compressed(&zlib(&[json(4, A.as_bytes()), json(9, b"{}")].concat())),
-        window_head(1).to_vec(),
-        json(1, A.as_bytes()),
-        window_head(2).to_vec(),
-        json(1, b"{}"),
-        b"2X".to_vec(),
-    ]
-    .concat()
-}
-
-#[test]
-fn a_session_cut_in_two_at_any_byte_says_the_same() {
-    let bytes = recorded();
-    let whole = feed(&bytes);
-    assert_eq!(whole.acks(), [2, 50, 9, 1]);
-    assert_eq!(whole.fault, Some(Fault::Unknown(*b"2X")));
-    for cut in 0..=bytes.len() {
-        let (left, right) = bytes.split_at(cut);
-        assert_eq!(
-            feed_chunks(Limits::default(), [left, right]),
-            whole,
-            "cut at {cut}"
-        );
-    }
-    assert_eq!(
-        feed_chunks(Limits::default(), bytes.chunks(1)),
-        whole,
-        "one byte at a time"
-    );
-}
-
-#[test]
-fn a_session_that_ends_at_any_byte_gives_out_only_complete_windows() {
-    let bytes = recorded();
-    let whole = feed(&bytes);
-    for cut in 0..bytes.len() {
-        let seen = feed(&bytes[..cut]);
-        assert!(whole.windows.starts_with(&seen.windows), "cut at {cut}");
-        assert_eq!(seen.fault, None, "cut at {cut}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn chunks_do_not_change_what_is_said(sizes in proptest::collection::vec(1_usize..90, 1..60)) {
-        let bytes = recorded();
-        let mut rest = bytes.as_slice();
-        let mut chunks = Vec::new();
-        for size in sizes.iter().cycle() {
-            if rest.is_empty() {
+        tokio::select! {
+            delivery = server.deliveries.recv() => {
+                assert_eq!(delivery.unwrap().window.count(), 2);
                 break;
             }
-            let (now, later) = rest.split_at((*size).min(rest.len()));
-            chunks.push(now);
-            rest = later;
+            _ = third.0.readable() => {}
         }
-        prop_assert_eq!(feed_chunks(Limits::default(), chunks), feed(&bytes));
     }
+}
 
-    #[test]
-    fn damage_never_panics_and_never_changes_windows_before_it(
-        at in 0_usize..600,
-        value: u8,
-    ) {
-        let mut bytes = recorded();
-        let at = at.min(bytes.len() - 1);
-        bytes[at] = value;
-        let seen = feed(&bytes);
-        let before = feed(&recorded()[..at]);
-        prop_assert!(seen.windows.starts_with(&before.windows));
+#[tokio::test]
+async fn memory_that_others_hold_is_waited_for_and_not_for_ever() {
+    let payload = format!("{{\"a\":\"{}\"}}", "x".repeat(20_000));
+    let server_with = |window_timeout| ServerSettings {
+        // Enough for one such window, not for two.
+        memory_bytes: WINDOW_EXTRA_BYTES + 2 * GRANT_FIRST_BYTES,
+        window_timeout,
+        ..ServerSettings::default()
+    };
+    for (timeout, waits) in [(WINDOW_TIMEOUT, true), (Duration::from_millis(50), false)] {
+        let mut server = Server::start(server_with(timeout)).await;
+        let mut first = server.client().await;
+        first.send(&window(1, &payload)).await;
+        let held = server.delivery().await;
+        let mut second = server.client().await;
+        second.send(&window(1, &payload)).await;
+        if !waits {
+            assert_eq!(second.rest().await, b"");
+        }
+        held.done.send(()).unwrap();
+        assert_eq!(first.answer().await, ack(1));
+        if waits {
+            assert_eq!(server.take().await, 1);
+            assert_eq!(second.answer().await, ack(1));
+        }
     }
+}
+
+#[tokio::test]
+async fn a_stop_finishes_the_window_in_work_and_closes_the_rest() {
+    let mut server = Server::start(ServerSettings::default()).await;
+    let mut idle = server.client().await;
+    let mut begun = server.client().await;
+    begun.send(&window(2, "{}")[..20]).await;
+    let mut working = server.client().await;
+    working.send(&window(2, "{}")).await;
+    let delivery = server.delivery().await;
+    server.stop.send(true).unwrap();
+    assert_eq!(idle.rest().await, b"");
+    assert_eq!(begun.rest().await, b"");
+    delivery.done.send(()).unwrap();
+    assert_eq!(working.rest().await, ack(2));
+    drop((idle, begun, working));
+    server.serving.await.unwrap();
+    assert!(TcpStream::connect(server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_had_is_explained() {
+    let taken = bind("127.0.0.1:0").await.unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let error = bind(&addr).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&addr) && error.contains("already"),
+        "{error}"
+    );
+    let error = bind("5044").await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:5044"), "{error}");
 }

@@ -3,10 +3,10 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::event::Frames;
-use crate::lumberjack::frame::plain_window;
-use crate::lumberjack::server::Limits;
-use crate::lumberjack::server::Session;
-use crate::lumberjack::server::Want;
+use crate::protocol::frame::plain_window;
+use crate::protocol::server::Limits;
+use crate::protocol::server::Session;
+use crate::protocol::server::Want;
 
 fn window(events: &[&str]) -> Window {
     let mut frames = Frames::default();

@@ -9,9 +9,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Tick;
-use crate::lumberjack::frame::ACK;
-use crate::lumberjack::frame::SHORT_BYTES;
-use crate::lumberjack::frame::VERSION;
+use crate::protocol::frame::ACK;
+use crate::protocol::frame::SHORT_BYTES;
+use crate::protocol::frame::VERSION;
 use crate::units::show_duration;
 
 /// A connection that has been idle for longer is not used again but made anew: Logstash resets
@@ -316,7 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::lumberjack::frame::ack;
+    use crate::protocol::frame::ack;
 
     fn session() -> Session {
         let settings = Settings {

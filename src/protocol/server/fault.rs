@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::lumberjack::frame::ACK;
+use crate::protocol::frame::ACK;
 use crate::units::show_bytes;
 
 /// Why the connection must be closed. The client sends again what was not acknowledged.
