@@ -201,7 +201,9 @@ async fn one_window(
         Some(link) => link,
         None => {
             let host = &settings.hosts[(tries - 1) as usize % settings.hosts.len()];
-            let connection = Connection::open(host, settings.timeout).await?;
+            let connection = Connection::open(host, &settings.dial())
+                .await
+                .map_err(|broken| broken.reason)?;
             link.insert((connection, Session::new(settings, clock::tick())))
         }
     };
@@ -217,7 +219,7 @@ async fn one_window(
                 session.received(&bytes, clock::tick())?;
             }
             Some(Ok(Turn::Wrote)) => session.wrote(clock::tick()),
-            Some(Err(why)) => return Err(why),
+            Some(Err(broken)) => return Err(broken.reason),
             None => session.check(clock::tick())?,
         }
     }

@@ -3,6 +3,7 @@
 //! This module must never know what a window or an event is.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -16,6 +17,65 @@ use crate::clock;
 
 /// ACKs are 6 bytes; some hundred of them fit.
 const READ_BYTES: usize = 4096;
+
+/// How servers are reached.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    /// From the first look-up to a connection that can be written to.
+    pub timeout: Duration,
+}
+
+/// Why a connection could not be made or is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// For people.
+    pub reason: String,
+    /// For deciding what to do next.
+    pub cause: Cause,
+}
+
+/// Whose doing the end of a connection was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody was reached, or the way broke: worth trying again.
+    Unreachable,
+    /// The peer closed or reset a connection that stood: it may not like what it was sent.
+    ByPeer,
+}
+
+impl Broken {
+    fn unreachable(reason: String) -> Self {
+        Self {
+            reason,
+            cause: Cause::Unreachable,
+        }
+    }
+
+    fn by_peer(reason: String) -> Self {
+        Self {
+            reason,
+            cause: Cause::ByPeer,
+        }
+    }
+
+    fn over(error: &io::Error) -> Self {
+        let reason = format!("the connection broke: {error}");
+        match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => Self::by_peer(reason),
+            _ => Self::unreachable(reason),
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Broken {}
 
 /// A TCP connection to a server.
 #[derive(Debug)]
@@ -42,21 +102,24 @@ impl Connection {
     /// Connects to `host`, trying all its addresses, looked up anew.
     ///
     /// # Errors
-    /// Why not, in words.
-    pub async fn open(host: &str, timeout: Duration) -> Result<Self, String> {
-        let stream = match clock::within(timeout, TcpStream::connect(host)).await {
+    /// Why not.
+    pub async fn open(host: &str, dial: &Dial) -> Result<Self, Broken> {
+        let stream = match clock::within(dial.timeout, TcpStream::connect(host)).await {
             None => {
-                return Err(format!(
+                return Err(Broken::unreachable(format!(
                     "no connection to {host} within {}",
-                    crate::units::show_duration(timeout)
-                ));
+                    crate::units::show_duration(dial.timeout)
+                )));
             }
-            Some(Err(error)) => return Err(format!("no connection to {host}: {error}")),
+            Some(Err(error)) => {
+                let reason = format!("no connection to {host}: {error}");
+                return Err(Broken::unreachable(reason));
+            }
             Some(Ok(stream)) => stream,
         };
         stream
             .set_nodelay(true)
-            .map_err(|error| format!("the connection to {host} fails: {error}"))?;
+            .map_err(|error| Broken::over(&error))?;
         let (read, write) = stream.into_split();
         Ok(Self {
             read,
@@ -76,13 +139,13 @@ impl Connection {
     /// May be dropped at any time without losing bytes.
     ///
     /// # Errors
-    /// Why the connection is over, in words.
-    pub async fn turn(&mut self) -> Result<Turn, String> {
-        let over = |error: io::Error| format!("the connection broke: {error}");
+    /// Why the connection is over.
+    pub async fn turn(&mut self) -> Result<Turn, Broken> {
+        let over = |error: io::Error| Broken::over(&error);
         let pending = self.outgoing.front().map(|bytes| &bytes[self.written..]);
         tokio::select! {
             read = self.read.read(&mut self.buffer[..]) => match read.map_err(over)? {
-                0 => Err("the server closed the connection".to_owned()),
+                0 => Err(Broken::by_peer("the server closed the connection".to_owned())),
                 n => Ok(Turn::Received(self.buffer[..n].to_vec())),
             },
             wrote = self.write.write(pending.unwrap_or_default()), if pending.is_some() => {

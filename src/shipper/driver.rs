@@ -11,7 +11,9 @@ use super::Shipper;
 use super::View;
 use super::load::Loader;
 use crate::clock;
+use crate::lumberjack::connection::Broken;
 use crate::lumberjack::connection::Connection;
+use crate::lumberjack::connection::Dial;
 use crate::lumberjack::connection::Turn;
 use crate::queue::Level;
 use crate::queue::Tap;
@@ -47,7 +49,7 @@ pub async fn ship(
     };
     let mut hands = Hands {
         loader: Loader::new(disk, &dir, &output, &cursor, limits),
-        timeout: settings.timeout,
+        dial: settings.dial(),
         connection: None,
         file,
         marks,
@@ -91,7 +93,7 @@ pub async fn ship(
                 shipper.step(Input::Received(&bytes), clock::tick())
             }
             Happened::Turn(Ok(Turn::Wrote)) => shipper.step(Input::Wrote, clock::tick()),
-            Happened::Turn(Err(reason)) => shipper.step(Input::Lost(reason), clock::tick()),
+            Happened::Turn(Err(broken)) => shipper.step(Input::Lost(broken.reason), clock::tick()),
             Happened::Made(made) => {
                 connecting = None;
                 match made {
@@ -99,7 +101,7 @@ pub async fn ship(
                         hands.connection = Some(connection);
                         shipper.step(Input::Connected, clock::tick())
                     }
-                    Err(reason) => shipper.step(Input::Lost(reason), clock::tick()),
+                    Err(broken) => shipper.step(Input::Lost(broken.reason), clock::tick()),
                 }
             }
             Happened::Captured => shipper.step(Input::Captured, clock::tick()),
@@ -113,23 +115,23 @@ pub async fn ship(
 }
 
 enum Happened {
-    Turn(Result<Turn, String>),
-    Made(Result<Connection, String>),
+    Turn(Result<Turn, Broken>),
+    Made(Result<Connection, Broken>),
     Captured,
     QueueGone,
     Clock,
 }
 
-type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Connection, String>> + Send>>;
+type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Connection, Broken>> + Send>>;
 
-async fn turn(connection: Option<&mut Connection>) -> Result<Turn, String> {
+async fn turn(connection: Option<&mut Connection>) -> Result<Turn, Broken> {
     match connection {
         Some(connection) => connection.turn().await,
         None => std::future::pending().await,
     }
 }
 
-async fn made(connecting: Option<&mut Connecting>) -> Result<Connection, String> {
+async fn made(connecting: Option<&mut Connecting>) -> Result<Connection, Broken> {
     match connecting {
         Some(connecting) => connecting.await,
         None => std::future::pending().await,
@@ -138,7 +140,7 @@ async fn made(connecting: Option<&mut Connecting>) -> Result<Connection, String>
 
 struct Hands {
     loader: Loader,
-    timeout: Duration,
+    dial: Dial,
     connection: Option<Connection>,
     file: CursorFile,
     marks: crate::queue::service::Marks,
@@ -154,9 +156,9 @@ impl Hands {
     ) -> Option<Input<'static>> {
         match effect {
             Effect::Connect(host) => {
-                let timeout = self.timeout;
+                let dial = self.dial.clone();
                 *connecting = Some(Box::pin(
-                    async move { Connection::open(&host, timeout).await },
+                    async move { Connection::open(&host, &dial).await },
                 ));
                 None
             }

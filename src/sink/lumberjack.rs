@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::event::Ack;
+use crate::lumberjack::connection::Dial;
 use crate::protocol::client;
 
 /// `[output.NAME]` with `kind = "lumberjack"`, checked. Names and defaults as in Filebeat.
@@ -27,6 +28,16 @@ pub struct Settings {
     pub backoff_init: Duration,
     /// Longest wait after failed connections. Default 60s.
     pub backoff_max: Duration,
+}
+
+impl Settings {
+    /// How its servers are reached.
+    #[must_use]
+    pub const fn dial(&self) -> Dial {
+        Dial {
+            timeout: self.timeout,
+        }
+    }
 }
 
 /// The protocol's state on one connection.
