@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cleanup::Keep;
@@ -42,6 +43,17 @@ pub struct Job {
     pub tags: Vec<String>,
     /// Added to each event under `fields`.
     pub fields: serde_json::Map<String, serde_json::Value>,
+    /// What is run, for a job that runs something.
+    pub task: Option<Arc<Task>>,
+    /// The outputs that get its events.
+    pub route: Route,
+    /// How many results are kept.
+    pub keep: Keep,
+}
+
+/// `[script]`, `[schedule]` and `[capture]`: what is run, when, and what becomes of its output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
     /// What is run.
     pub script: Script,
     /// When it is run.
@@ -50,10 +62,14 @@ pub struct Job {
     pub stdout: Capture,
     /// What becomes of standard error.
     pub stderr: Capture,
-    /// The outputs that get its events.
-    pub route: Route,
-    /// How many results are kept.
-    pub keep: Keep,
+}
+
+impl Task {
+    /// Whether its runs end by themselves only if they like to: "let it finish" cannot be waited for.
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.script.timeout.is_none()
+    }
 }
 
 /// The `[script]` section, checked.

@@ -21,6 +21,7 @@ use crate::event::envelope::Counts;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
 use crate::job::Job;
+use crate::job::Task;
 use crate::queue::Fact;
 use crate::queue::Intake;
 use crate::queue::Refused;
@@ -71,6 +72,8 @@ pub struct Host {
 pub struct Spec {
     /// The job, one generation of it.
     pub job: Arc<Job>,
+    /// What of it is run.
+    pub task: Arc<Task>,
     /// The run.
     pub run: RunId,
     /// Why.

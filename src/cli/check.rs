@@ -21,6 +21,7 @@ use crate::config::load_job;
 
 use crate::files;
 use crate::job::Job;
+use crate::job::Task;
 use crate::schedule::Schedule;
 use crate::units::Timestamp;
 use crate::units::write_duration;
@@ -178,8 +179,24 @@ impl Report {
     }
 
     fn good(&mut self, job: &Job, now: Timestamp) {
+        let (when, next) = match &job.task {
+            Some(task) => self.task(job, task, now),
+            None => Default::default(),
+        };
+        self.jobs.push(Checked {
+            job: job.name.clone(),
+            enabled: job.enabled,
+            schedule: when,
+            next: match job.enabled {
+                true => next.iter().map(ToString::to_string).collect(),
+                false => Vec::new(),
+            },
+        });
+    }
+
+    fn task(&mut self, job: &Job, task: &Task, now: Timestamp) -> (String, Vec<Timestamp>) {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        if let Some((program, _)) = job.script.language.interpreter()
+        if let Some((program, _)) = task.script.language.interpreter()
             && files::find_program(program, &path).is_none()
         {
             self.warnings.push(format!(
@@ -187,22 +204,14 @@ impl Report {
                 job.name
             ));
         }
-        let (schedule, next) = times(&job.schedule, now);
-        if matches!(job.schedule, Schedule::Cron(_)) && next.is_empty() {
+        let (schedule, next) = times(&task.schedule, now);
+        if matches!(task.schedule, Schedule::Cron(_)) && next.is_empty() {
             self.warnings.push(format!(
                 "jobs/{}: its cron expression names no time that ever comes",
                 job.name
             ));
         }
-        self.jobs.push(Checked {
-            job: job.name.clone(),
-            enabled: job.enabled,
-            schedule,
-            next: match job.enabled {
-                true => next.iter().map(ToString::to_string).collect(),
-                false => Vec::new(),
-            },
-        });
+        (schedule, next)
     }
 
     fn text(&self) -> String {

@@ -187,6 +187,10 @@ fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let outputs: Vec<String> = root.outputs.into_iter().map(|output| output.name).collect();
     let job = config::load_job(name, &folder, &generation, &root.defaults, &outputs)
         .map_err(|problems| say::fail_config(&problems))?;
+    let Some(task) = job.task.clone() else {
+        let why = format!("jobs/{name}: there is no [script] to try");
+        return Err(say::fail(EXIT_ERROR, &why));
+    };
     let identity = daemon::passing_identity().map_err(|error| system(&error))?;
     let state = tempfile::Builder::new()
         .prefix("spoolbeat-try-")
@@ -194,7 +198,13 @@ fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
         .map_err(|error| system(&error))?;
     let state_dir = state.path().to_path_buf();
     block_on(async {
-        let run = try_job::run(Arc::new(job), identity, state_dir, process::self_exe());
+        let run = try_job::run(
+            Arc::new(job),
+            task,
+            identity,
+            state_dir,
+            process::self_exe(),
+        );
         ExitCode::from(run.await)
     })
 }

@@ -173,7 +173,7 @@ mod tests {
             check_folder(choice.0, &folder, files::own_uid().unwrap()).unwrap();
             let outputs = ["lumberjack".to_owned()];
             let job = load_job(choice.0, &folder, "0", &Defaults::none(), &outputs).unwrap();
-            assert_eq!(job.script.language, choice.1);
+            assert_eq!(job.task.as_ref().unwrap().script.language, choice.1);
         }
         assert_eq!(
             files::names(&jobs).unwrap().len(),

@@ -16,6 +16,7 @@ use crate::event::RunId;
 use crate::event::Seq;
 use crate::event::envelope::Identity;
 use crate::job::Job;
+use crate::job::Task;
 use crate::queue::Intake;
 use crate::queue::Portion;
 use crate::run::Exit;
@@ -54,10 +55,16 @@ const EXIT_COULD_NOT_START: u8 = 126;
 /// Added to a signal's number, as shells do.
 const EXIT_SIGNAL: i32 = 128;
 
-/// Runs `job` with its data in `state_dir`, by shims from the executable `shim`. Returns the exit
+/// Runs the task of `job` with its data in `state_dir`, by shims from the executable `shim`. Returns the exit
 /// code: that of the script, or 124 for a timeout, 126 for a script that could not be started and
 /// 128 + n for signal n. Ctrl-C asks the script to end, a second one kills it.
-pub async fn run(job: Arc<Job>, identity: Identity, state_dir: PathBuf, shim: PathBuf) -> u8 {
+pub async fn run(
+    job: Arc<Job>,
+    task: Arc<Task>,
+    identity: Identity,
+    state_dir: PathBuf,
+    shim: PathBuf,
+) -> u8 {
     let (intake, mut portions) = Intake::channel(INTAKE_DEPTH);
     let host = Arc::new(Host {
         intake,
@@ -72,6 +79,7 @@ pub async fn run(job: Arc<Job>, identity: Identity, state_dir: PathBuf, shim: Pa
     let at = clock::now();
     let spec = Spec {
         job,
+        task,
         run: RunId::new(at, std::process::id()),
         trigger: Trigger::Manual,
         scheduled_at: None,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Component;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::JOB_FILE;
@@ -36,6 +37,7 @@ use crate::job::Format;
 use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
+use crate::job::Task;
 use crate::schedule::Cron;
 use crate::schedule::Schedule;
 use crate::schedule::cron;
@@ -306,25 +308,27 @@ impl Raw {
             enabled: self.enabled.is_none_or(|leaf| leaf.value),
             tags: values(self.tags),
             fields: self.fields.unwrap_or_default(),
-            script: Script {
-                run: file?,
-                language: language?,
-                args: values(self.args),
-                env: self
-                    .env
-                    .into_iter()
-                    .map(|(name, value)| (name.value, value.value))
-                    .collect::<BTreeMap<_, _>>(),
-                pass_env: values(self.pass_env),
-                timeout,
-                kill_grace: self.kill_grace.map_or(KILL_GRACE, |leaf| leaf.value),
-                cwd: self.cwd.unwrap_or(Cwd::Job),
-                on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
-                on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
-            },
-            schedule: schedule?,
-            stdout: self.stdout.check(&[Goal::Events]),
-            stderr: self.stderr.check(&[Goal::Events, Goal::Log]),
+            task: Some(Arc::new(Task {
+                script: Script {
+                    run: file?,
+                    language: language?,
+                    args: values(self.args),
+                    env: self
+                        .env
+                        .into_iter()
+                        .map(|(name, value)| (name.value, value.value))
+                        .collect::<BTreeMap<_, _>>(),
+                    pass_env: values(self.pass_env),
+                    timeout,
+                    kill_grace: self.kill_grace.map_or(KILL_GRACE, |leaf| leaf.value),
+                    cwd: self.cwd.unwrap_or(Cwd::Job),
+                    on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
+                    on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
+                },
+                schedule: schedule?,
+                stdout: self.stdout.check(&[Goal::Events]),
+                stderr: self.stderr.check(&[Goal::Events, Goal::Log]),
+            })),
             route,
             keep: Keep {
                 runs: self.keep_runs.unwrap_or(50),

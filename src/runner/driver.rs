@@ -127,7 +127,7 @@ impl Driver {
         orders: mpsc::Receiver<Order>,
         progress: Arc<Progress>,
     ) -> Self {
-        let job = &spec.job;
+        let (job, task) = (&spec.job, &spec.task);
         let labels = Labels {
             job: &job.name,
             run: &spec.run,
@@ -138,8 +138,8 @@ impl Driver {
             fields: &job.fields,
         };
         let lanes = Lanes {
-            stdout: lane(&job.stdout),
-            stderr: lane(&job.stderr),
+            stdout: lane(&task.stdout),
+            stderr: lane(&task.stderr),
         };
         let gather = Gather::new(
             host.limits,
@@ -152,9 +152,9 @@ impl Driver {
             orders,
             orders_open: true,
             progress,
-            machine: Run::new(job.script.timeout, job.script.kill_grace),
+            machine: Run::new(task.script.timeout, task.script.kill_grace),
             watch: None,
-            output: Output::new(job, gather, host.pool.clone()),
+            output: Output::new(&job.name, task, gather, host.pool.clone()),
             uplink: Uplink::new(host.intake.clone()),
             files: None,
             timer: None,
@@ -540,7 +540,7 @@ impl Driver {
             (Outcome::Success, _) => return None,
             (Outcome::CouldNotStart, _) => self.could_not.clone()?,
             (Outcome::TimedOut, _) => {
-                let timeout = self.spec.job.script.timeout.unwrap_or_default();
+                let timeout = self.spec.task.script.timeout.unwrap_or_default();
                 format!("ran longer than its timeout of {}", write_duration(timeout))
             }
             (_, Some(Exit::Code(code))) if outcome == Outcome::Failed => {

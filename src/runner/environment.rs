@@ -30,7 +30,7 @@ pub(super) fn command(
     result_dir: Option<&Path>,
     daemon: &BTreeMap<OsString, OsString>,
 ) -> Command {
-    let script = &spec.job.script;
+    let script = &spec.task.script;
     let own = own_variables(spec, started_at, result_dir);
     let file = spec.job.folder.join(&script.run);
     let mut args: Vec<OsString> = Vec::new();
@@ -89,7 +89,7 @@ fn environment(
     own: BTreeMap<&'static str, OsString>,
     daemon: &BTreeMap<OsString, OsString>,
 ) -> Vec<(OsString, OsString)> {
-    let script = &spec.job.script;
+    let script = &spec.task.script;
     let given: Vec<(OsString, OsString)> = script
         .env
         .iter()

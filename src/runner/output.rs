@@ -24,7 +24,7 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::event::Stream;
 use crate::job::Capture;
-use crate::job::Job;
+use crate::job::Task;
 use crate::queue::Fact;
 use crate::runner::log_lines::LogLines;
 use crate::runner::uplink::Uplink;
@@ -136,7 +136,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(job: &Job, gather: Gather, pool: Pool) -> Self {
+    pub(super) fn new(job: &str, task: &Task, gather: Gather, pool: Pool) -> Self {
         let pipe = |stream, capture: Capture| Pipe {
             stream,
             receiver: None,
@@ -144,10 +144,10 @@ impl Output {
             capture,
         };
         let (stdout, stderr) = (
-            pipe(Stream::Stdout, job.stdout),
-            pipe(Stream::Stderr, job.stderr),
+            pipe(Stream::Stdout, task.stdout),
+            pipe(Stream::Stderr, task.stderr),
         );
-        Self::with(stdout, stderr, &job.name, gather, pool)
+        Self::with(stdout, stderr, job, gather, pool)
     }
 
     fn with(stdout: Pipe, stderr: Pipe, job: &str, gather: Gather, pool: Pool) -> Self {

@@ -16,6 +16,7 @@ use crate::config::Problem;
 use crate::event::RunId;
 use crate::job::AtEnd;
 use crate::job::Job;
+use crate::job::Task;
 use crate::run::Outcome;
 use crate::runner::Ended;
 use crate::runner::Order;
@@ -88,6 +89,7 @@ struct Known {
 #[derive(Debug)]
 struct Live {
     job: Arc<Job>,
+    task: Arc<Task>,
     started_at: Timestamp,
     started: Tick,
     /// The hardest order that it has had.
@@ -252,17 +254,21 @@ impl Supervisor {
         let Some(known) = self.jobs.get(name) else {
             return;
         };
-        let input = match &known.job {
-            Some(job) if job.enabled && known.closing == 0 => Input::Load {
+        let due = known
+            .job
+            .as_ref()
+            .filter(|job| job.enabled && known.closing == 0);
+        let input = match due.and_then(|job| Some((job, job.task.as_ref()?))) {
+            Some((job, task)) => Input::Load {
                 job: Arc::clone(name),
-                schedule: job.schedule.clone(),
+                schedule: task.schedule.clone(),
                 past: scheduler::Past {
                     last_fire: known.past.last_fire,
                     done: known.past.done_generation.as_ref() == Some(&job.generation),
                 },
                 now: now.wall,
             },
-            _ => Input::Remove {
+            None => Input::Remove {
                 job: Arc::clone(name),
             },
         };
@@ -277,7 +283,7 @@ impl Supervisor {
         known.job = None;
         for run in known.runs.clone() {
             if let Some(live) = self.runs.get(&run)
-                && (live.job.script.on_remove == AtEnd::Terminate || is_endless(&live.job))
+                && (live.task.script.on_remove == AtEnd::Terminate || live.task.is_endless())
             {
                 self.order(&run, Order::Terminate, effects);
             }
@@ -298,6 +304,7 @@ impl Supervisor {
         let spec = {
             let known = self.jobs.get_mut(&fire.job)?;
             let job = Arc::clone(known.job.as_ref()?);
+            let task = Arc::clone(job.task.as_ref()?);
             known.past.last_fire = fire.scheduled_at.or(known.past.last_fire);
             Spec {
                 run: RunId::new(now.wall, self.salt),
@@ -306,6 +313,7 @@ impl Supervisor {
                 last_success_at: known.past.last_success_at,
                 state_dir: self.state_dir.join(&*fire.job).join("data"),
                 job,
+                task,
             }
         };
         self.salt = self.salt.wrapping_add(1);
@@ -315,6 +323,7 @@ impl Supervisor {
             run.clone(),
             Live {
                 job: Arc::clone(&spec.job),
+                task: Arc::clone(&spec.task),
                 started_at: now.wall,
                 started: now.tick,
                 ordered: None,
@@ -495,6 +504,9 @@ impl Supervisor {
                 "job `{name}` is disabled; set enabled = true in its job.toml"
             ));
         }
+        if job.task.is_none() {
+            return refuse(format!("job `{name}` has no [script] to run"));
+        }
         if self.phase != Phase::Running || self.once.is_some() {
             return refuse("the daemon starts no further runs".to_owned());
         }
@@ -540,14 +552,9 @@ impl Supervisor {
 
     fn end_if_endless(&mut self, run: &RunId, effects: &mut Vec<Effect>) {
         if let Some(live) = self.runs.get(run)
-            && live.job.schedule == Schedule::KeepRunning
+            && live.task.schedule == Schedule::KeepRunning
         {
             self.order(run, Order::Terminate, effects);
         }
     }
-}
-
-/// A run that ends by itself only if it likes to: "let it finish" cannot be waited for.
-fn is_endless(job: &Job) -> bool {
-    job.script.timeout.is_none()
 }

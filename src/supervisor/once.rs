@@ -87,7 +87,11 @@ impl Supervisor {
         once.read = true;
         for (name, known) in &self.jobs {
             once.refused |= !known.problems.is_empty();
-            if known.job.as_ref().is_some_and(|job| job.enabled) {
+            if known
+                .job
+                .as_ref()
+                .is_some_and(|job| job.enabled && job.task.is_some())
+            {
                 once.pending.push_back(Arc::clone(name));
             }
         }
@@ -161,8 +165,8 @@ impl Supervisor {
         let kept = self
             .jobs
             .get(&fire.job)
-            .and_then(|known| known.job.as_ref())
-            .is_some_and(|job| job.schedule == Schedule::KeepRunning);
+            .and_then(|known| known.job.as_ref()?.task.as_ref())
+            .is_some_and(|task| task.schedule == Schedule::KeepRunning);
         let run = self.fire(now, fire, effects);
         if let (Some(once), Some(run), true) = (&mut self.once, run, kept) {
             let until = now.tick.after(once.keep_running);

@@ -15,7 +15,6 @@ use crate::supervisor::Live;
 use crate::supervisor::Now;
 use crate::supervisor::Say;
 use crate::supervisor::Supervisor;
-use crate::supervisor::is_endless;
 
 /// What a run may take at a stop beyond its own limits: to be swept, and to have its last events
 /// captured by a queue that may be nearly full. Beyond it the run is given up, and found as
@@ -67,7 +66,7 @@ impl Supervisor {
         let mut longest = Duration::ZERO;
         let mut terminate = Vec::new();
         for (run, live) in &self.runs {
-            if live.job.script.on_stop == AtEnd::Terminate || is_endless(&live.job) {
+            if live.task.script.on_stop == AtEnd::Terminate || live.task.is_endless() {
                 terminate.push(run.clone());
             }
             longest = longest.max(allowance(live, now));
@@ -148,7 +147,7 @@ impl Supervisor {
 
 /// How long a run may still take by its own limits, from now on.
 fn allowance(live: &Live, now: Now) -> Duration {
-    let script = &live.job.script;
+    let script = &live.task.script;
     match (script.on_stop, script.timeout) {
         (AtEnd::Finish, Some(timeout)) if live.ordered.is_none() => timeout
             .saturating_sub(now.tick.since(live.started))

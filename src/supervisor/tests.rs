@@ -10,6 +10,7 @@ use crate::job::Cwd;
 use crate::job::Format;
 use crate::job::Language;
 use crate::job::Script;
+use crate::job::Task;
 use crate::run::Trigger;
 use crate::status::DaemonState;
 use crate::status::JobState;
@@ -32,21 +33,23 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         enabled: true,
         tags: Vec::new(),
         fields: serde_json::Map::new(),
-        script: Script {
-            run: "run.sh".to_owned(),
-            language: Language::Sh,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            pass_env: Vec::new(),
-            timeout: (schedule != Schedule::KeepRunning).then_some(10 * MINUTE),
-            kill_grace: Duration::from_secs(10),
-            cwd: Cwd::Job,
-            on_stop: AtEnd::Terminate,
-            on_remove: AtEnd::Terminate,
-        },
-        schedule,
-        stdout: capture,
-        stderr: capture,
+        task: Some(Arc::new(Task {
+            script: Script {
+                run: "run.sh".to_owned(),
+                language: Language::Sh,
+                args: Vec::new(),
+                env: BTreeMap::new(),
+                pass_env: Vec::new(),
+                timeout: (schedule != Schedule::KeepRunning).then_some(10 * MINUTE),
+                kill_grace: Duration::from_secs(10),
+                cwd: Cwd::Job,
+                on_stop: AtEnd::Terminate,
+                on_remove: AtEnd::Terminate,
+            },
+            schedule,
+            stdout: capture,
+            stderr: capture,
+        })),
         route: Route::default(),
         keep: Keep {
             runs: 50,
@@ -54,6 +57,10 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
             bytes: 1 << 20,
         },
     }
+}
+
+fn script(job: &mut Job) -> &mut Script {
+    &mut Arc::make_mut(job.task.as_mut().unwrap()).script
 }
 
 /// A job that is due every minute, and at once when it is new.
@@ -348,7 +355,7 @@ fn a_removed_job_ends_by_its_policy_and_does_not_come_back() {
     let mut rig = Rig::serve();
     let first = only(rig.load(minutely("disk", "g1")));
     let mut patient = minutely("slow", "g1");
-    patient.script.on_remove = AtEnd::Finish;
+    script(&mut patient).on_remove = AtEnd::Finish;
     let slow = only(rig.load(patient));
     rig.remove("disk");
     assert_eq!(rig.orders(), [(first.run.clone(), Order::Terminate)]);
@@ -381,7 +388,7 @@ fn a_job_that_comes_back_remembers_its_last_success() {
 fn a_job_that_comes_back_during_its_run_does_not_overlap() {
     let mut rig = Rig::serve();
     let mut patient = minutely("disk", "g1");
-    patient.script.on_remove = AtEnd::Finish;
+    script(&mut patient).on_remove = AtEnd::Finish;
     let first = only(rig.load(patient.clone()));
     rig.remove("disk");
     assert!(rig.load(patient).is_empty());
@@ -542,7 +549,7 @@ fn a_stop_ends_runs_by_their_policy_then_drains_then_leaves_with_the_rest_queued
     let mut rig = Rig::serve();
     let disk = only(rig.load(minutely("disk", "g1")));
     let mut patient = minutely("slow", "g1");
-    patient.script.on_stop = AtEnd::Finish;
+    script(&mut patient).on_stop = AtEnd::Finish;
     let slow = only(rig.load(patient));
     rig.terminate();
     assert_eq!(rig.orders(), [(disk.run.clone(), Order::Terminate)]);
@@ -564,7 +571,7 @@ fn a_stop_ends_runs_by_their_policy_then_drains_then_leaves_with_the_rest_queued
 fn a_stop_waits_for_a_finishing_run_no_longer_than_its_timeout() {
     let mut rig = Rig::serve();
     let mut patient = minutely("slow", "g1");
-    patient.script.on_stop = AtEnd::Finish;
+    script(&mut patient).on_stop = AtEnd::Finish;
     let slow = only(rig.load(patient));
     rig.pass(4 * MINUTE);
     rig.terminate();
@@ -601,7 +608,7 @@ fn a_stop_with_a_queue_that_takes_nothing_ends_with_the_grace_and_is_clean() {
 fn an_endless_script_is_terminated_at_a_stop_even_if_it_is_to_finish() {
     let mut rig = Rig::serve();
     let mut endless = job("tail", "g1", Schedule::KeepRunning);
-    endless.script.on_stop = AtEnd::Finish;
+    script(&mut endless).on_stop = AtEnd::Finish;
     let tail = only(rig.load(endless));
     rig.terminate();
     assert_eq!(rig.orders(), [(tail.run, Order::Terminate)]);

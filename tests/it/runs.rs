@@ -26,6 +26,7 @@ use spoolbeat::job::Format;
 use spoolbeat::job::Job;
 use spoolbeat::job::Language;
 use spoolbeat::job::Script;
+use spoolbeat::job::Task;
 use spoolbeat::queue::Fact;
 use spoolbeat::queue::Intake;
 use spoolbeat::queue::Portion;
@@ -53,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Bench {
     dir: tempfile::TempDir,
     job: Job,
+    task: Task,
     limits: Limits,
     pool: Pool,
     portions: Arc<Mutex<Vec<Portion>>>,
@@ -80,6 +82,15 @@ fn bench(script: &str) -> Bench {
         enabled: true,
         tags: vec!["t".into()],
         fields: serde_json::Map::new(),
+        task: None,
+        route: Route::to(vec!["lumberjack".into()]),
+        keep: Keep {
+            runs: 50,
+            age: Duration::from_secs(1000),
+            bytes: 1 << 20,
+        },
+    };
+    let task = Task {
         script: Script {
             run: "script".into(),
             language: Language::Bash,
@@ -95,16 +106,11 @@ fn bench(script: &str) -> Bench {
         schedule: Schedule::Once,
         stdout: capture,
         stderr: capture,
-        route: Route::to(vec!["lumberjack".into()]),
-        keep: Keep {
-            runs: 50,
-            age: Duration::from_secs(1000),
-            bytes: 1 << 20,
-        },
     };
     Bench {
         dir,
         job,
+        task,
         limits: Limits {
             batch_events: 2048,
             batch_bytes: 1 << 20,
@@ -165,6 +171,7 @@ impl Bench {
     fn spec(&self) -> Spec {
         Spec {
             job: Arc::new(self.job.clone()),
+            task: Arc::new(self.task.clone()),
             run: RunId::from_text("20261121-080808.123-00000001"),
             trigger: Trigger::Schedule,
             scheduled_at: Some(Timestamp(1_763_712_488_000)),
@@ -306,13 +313,13 @@ async fn the_result_waits_for_the_end_to_be_durable() {
 #[tokio::test]
 async fn a_script_sees_its_run_and_nothing_else_of_the_daemon() {
     let mut bench = bench("env; pwd; printf '%s|' \"$@\"; echo");
-    bench.job.script.args = vec![
+    bench.task.script.args = vec![
         "--at".into(),
         "${SPOOLBEAT_SCHEDULED_AT}".into(),
         "since=${SPOOLBEAT_LAST_SUCCESS_AT};".into(),
     ];
-    bench.job.script.env = BTreeMap::from([("WHO".into(), "job ${SPOOLBEAT_JOB}".into())]);
-    bench.job.script.pass_env = vec!["PASSED".into()];
+    bench.task.script.env = BTreeMap::from([("WHO".into(), "job ${SPOOLBEAT_JOB}".into())]);
+    bench.task.script.pass_env = vec!["PASSED".into()];
     bench.run().await;
     let lines = bench.messages("stdout");
     let has = |line: &str| lines.iter().any(|found| found == line);
@@ -345,8 +352,8 @@ async fn a_script_sees_its_run_and_nothing_else_of_the_daemon() {
 #[tokio::test]
 async fn a_script_that_runs_too_long_is_ended_also_when_it_ignores_term() {
     let mut bench = bench("trap 'echo no' TERM; echo up; while :; do sleep 0.05; done");
-    bench.job.script.timeout = Some(Duration::from_millis(300));
-    bench.job.script.kill_grace = Duration::from_millis(300);
+    bench.task.script.timeout = Some(Duration::from_millis(300));
+    bench.task.script.kill_grace = Duration::from_millis(300);
     let ended = bench.run().await;
     assert_eq!(ended.outcome, Outcome::TimedOut);
     assert_eq!(ended.exit, Some(Exit::Signal(9)));
@@ -360,14 +367,14 @@ async fn a_script_that_runs_too_long_is_ended_also_when_it_ignores_term() {
 #[tokio::test]
 async fn a_stopped_script_is_ended_by_its_timeout() {
     let mut bench = bench("kill -STOP $$");
-    bench.job.script.timeout = Some(Duration::from_millis(200));
+    bench.task.script.timeout = Some(Duration::from_millis(200));
     assert_eq!(bench.run().await.outcome, Outcome::TimedOut);
 }
 
 #[tokio::test]
 async fn a_daemon_that_holds_the_pipes_is_swept_after_the_grace() {
     let mut bench = bench("setsid sleep 1000 & echo $!; exit 0");
-    bench.job.script.kill_grace = Duration::from_millis(300);
+    bench.task.script.kill_grace = Duration::from_millis(300);
     let started = clock::tick();
     let ended = bench.run().await;
     assert_eq!(ended.outcome, Outcome::Success);
@@ -415,7 +422,7 @@ async fn a_run_that_is_not_wanted_any_more_is_never_started() {
 #[tokio::test]
 async fn a_script_that_cannot_start_has_an_end_and_a_result_too() {
     let mut bench = bench("");
-    bench.job.script.language = Language::Exec;
+    bench.task.script.language = Language::Exec;
     let ended = bench.run().await;
     assert_eq!(ended.outcome, Outcome::CouldNotStart);
     assert!(ended.reason.unwrap().contains("chmod +x"));
@@ -426,7 +433,7 @@ async fn a_script_that_cannot_start_has_an_end_and_a_result_too() {
 #[tokio::test]
 async fn a_queue_that_takes_nothing_holds_the_script_and_its_timeout() {
     let mut bench = bench("yes 0123456789 | head -c 220000; touch \"$SPOOLBEAT_STATE_DIR/done\"");
-    bench.job.script.timeout = Some(Duration::from_millis(1500));
+    bench.task.script.timeout = Some(Duration::from_millis(1500));
     bench.limits.batch_events = 100;
     bench.gate.send_replace(1);
     let (run, _orders) = bench.start();
@@ -443,7 +450,7 @@ async fn a_queue_that_takes_nothing_holds_the_script_and_its_timeout() {
 #[tokio::test]
 async fn an_order_ends_a_script_that_a_full_queue_holds() {
     let mut bench = bench("trap '' TERM; yes $(printf %01000d 0)");
-    bench.job.script.kill_grace = Duration::from_millis(200);
+    bench.task.script.kill_grace = Duration::from_millis(200);
     bench.gate.send_replace(1);
     let (run, orders) = bench.start();
     until("it flows", || {
@@ -492,7 +499,7 @@ async fn many_runs_share_the_pool_and_lose_no_line() {
 #[tokio::test]
 async fn a_line_longer_than_the_longest_event_is_cut_and_said_to_be() {
     let mut bench = bench("head -c 5000000 /dev/zero | tr '\\0' x; echo; echo after");
-    bench.job.stdout.max_event = 1000;
+    bench.task.stdout.max_event = 1000;
     bench.run().await;
     let messages = bench.messages("stdout");
     assert_eq!(messages[0].len(), 1000);
@@ -574,7 +581,8 @@ async fn helper_that_tries() {
     let bench = bench(script.to_str().unwrap());
     let state = bench.file("state");
     let job = Arc::new(bench.job.clone());
-    let code = spoolbeat::cli::try_job::run(job, identity(), state, shim()).await;
+    let task = Arc::new(bench.task.clone());
+    let code = spoolbeat::cli::try_job::run(job, task, identity(), state, shim()).await;
     drop(bench);
     std::process::exit(i32::from(code));
 }

@@ -104,27 +104,42 @@ fn every_key_is_taken() {
         serde_json::Value::Object(job.fields).to_string(),
         r#"{"deep":{"list":[1,2.5,true,"2026-11-21"]},"level":3,"team":"soc"}"#
     );
-    assert_eq!(job.script.run, "collect.py");
+    assert_eq!(job.task.as_ref().unwrap().script.run, "collect.py");
     assert_eq!(
-        job.script.args,
+        job.task.as_ref().unwrap().script.args,
         ["--since", "${SPOOLBEAT_LAST_SUCCESS_AT}", "--host=h1"]
     );
-    assert_eq!(job.script.env["API_URL"], "https://idp.example");
-    assert_eq!(job.script.pass_env, ["HTTPS_PROXY"]);
-    assert_eq!(job.script.timeout, Some(Duration::from_secs(300)));
-    assert_eq!(job.script.kill_grace, Duration::from_secs(3));
-    assert_eq!(job.script.cwd, Cwd::State);
-    assert_eq!(job.script.on_stop, AtEnd::Finish);
-    assert_eq!(job.script.on_remove, AtEnd::Terminate);
-    assert!(matches!(job.schedule, Schedule::Cron(_)));
+    assert_eq!(
+        job.task.as_ref().unwrap().script.env["API_URL"],
+        "https://idp.example"
+    );
+    assert_eq!(job.task.as_ref().unwrap().script.pass_env, ["HTTPS_PROXY"]);
+    assert_eq!(
+        job.task.as_ref().unwrap().script.timeout,
+        Some(Duration::from_secs(300))
+    );
+    assert_eq!(
+        job.task.as_ref().unwrap().script.kill_grace,
+        Duration::from_secs(3)
+    );
+    assert_eq!(job.task.as_ref().unwrap().script.cwd, Cwd::State);
+    assert_eq!(job.task.as_ref().unwrap().script.on_stop, AtEnd::Finish);
+    assert_eq!(
+        job.task.as_ref().unwrap().script.on_remove,
+        AtEnd::Terminate
+    );
+    assert!(matches!(
+        job.task.as_ref().unwrap().schedule,
+        Schedule::Cron(_)
+    ));
     let expected = Capture {
         events: true,
         log: true,
         format: Format::Json,
         max_event: 65_536,
     };
-    assert_eq!(job.stdout, expected);
-    assert!(!job.stderr.events && !job.stderr.log);
+    assert_eq!(job.task.as_ref().unwrap().stdout, expected);
+    assert!(!job.task.as_ref().unwrap().stderr.events && !job.task.as_ref().unwrap().stderr.log);
     assert_eq!(job.route, Route::to(vec!["lumberjack".to_owned()]));
     assert_eq!((job.keep.runs, job.keep.bytes), (5, 1 << 20));
 }
@@ -132,12 +147,16 @@ fn every_key_is_taken() {
 #[test]
 fn what_is_left_out_takes_its_default() {
     let job = load(SMALL).unwrap();
-    assert_eq!(job.script.language, Language::Python);
-    assert_eq!(job.script.timeout, Some(TIMEOUT));
-    assert_eq!(job.script.kill_grace, KILL_GRACE);
-    assert!(job.enabled && job.stdout.events && !job.stdout.log);
-    assert!(job.stderr.events && job.stderr.log);
-    assert_eq!(job.stdout.max_event, 1 << 20);
+    assert_eq!(job.task.as_ref().unwrap().script.language, Language::Python);
+    assert_eq!(job.task.as_ref().unwrap().script.timeout, Some(TIMEOUT));
+    assert_eq!(job.task.as_ref().unwrap().script.kill_grace, KILL_GRACE);
+    assert!(
+        job.enabled
+            && job.task.as_ref().unwrap().stdout.events
+            && !job.task.as_ref().unwrap().stdout.log
+    );
+    assert!(job.task.as_ref().unwrap().stderr.events && job.task.as_ref().unwrap().stderr.log);
+    assert_eq!(job.task.as_ref().unwrap().stdout.max_event, 1 << 20);
     assert_eq!(job.route.outputs(), ["archive", "lumberjack"]);
     assert_eq!(job.keep.runs, 50);
 }
@@ -150,9 +169,9 @@ fn each_kind_of_schedule_is_taken() {
         ("keep_running = true\nonce = false", Schedule::KeepRunning),
     ] {
         let job = load(&SMALL.replace("every = '5m'", text)).unwrap();
-        assert_eq!(job.schedule, schedule);
+        assert_eq!(job.task.as_ref().unwrap().schedule, schedule);
         let limit = (schedule != Schedule::KeepRunning).then_some(TIMEOUT);
-        assert_eq!(job.script.timeout, limit);
+        assert_eq!(job.task.as_ref().unwrap().script.timeout, limit);
     }
 }
 
@@ -256,7 +275,10 @@ fn a_script_must_be_a_file_of_the_folder_that_can_be_run() {
     let exec = "collect.py'\nlanguage = 'exec";
     assert!(problem("collect.py", exec).contains("chmod +x collect.py"));
     let tool = SMALL.replace("collect.py", "tool'\nlanguage = 'exec");
-    assert_eq!(load(&tool).unwrap().script.language, Language::Exec);
+    assert_eq!(
+        load(&tool).unwrap().task.unwrap().script.language,
+        Language::Exec
+    );
 }
 
 #[test]
@@ -371,20 +393,30 @@ fn a_jobs_own_keys_win_over_the_defaults() {
         &defaults(text),
     )
     .unwrap();
-    assert_eq!(job.schedule, Schedule::Every(Duration::from_secs(300)));
-    assert_eq!(job.script.timeout, Some(Duration::from_secs(7)));
-    assert_eq!(job.script.language, Language::Bash);
+    assert_eq!(
+        job.task.as_ref().unwrap().schedule,
+        Schedule::Every(Duration::from_secs(300))
+    );
+    assert_eq!(
+        job.task.as_ref().unwrap().script.timeout,
+        Some(Duration::from_secs(7))
+    );
+    assert_eq!(job.task.as_ref().unwrap().script.language, Language::Bash);
     assert_eq!(job.tags, ["all"]);
     assert_eq!(
         serde_json::Value::Object(job.fields).to_string(),
         r#"{"site":"a","team":"soc"}"#
     );
     let only = load_bytes(b"[script]\nrun = 'collect.py'\n", &defaults(text)).unwrap();
-    assert_eq!(only.schedule, Schedule::Every(Duration::from_secs(540)));
+    assert_eq!(
+        only.task.unwrap().schedule,
+        Schedule::Every(Duration::from_secs(540))
+    );
     let kept = SMALL.replace("every = '5m'", "keep_running = true");
     let job = load_bytes(kept.as_bytes(), &defaults(text)).unwrap();
     assert_eq!(
-        job.script.timeout, None,
+        job.task.as_ref().unwrap().script.timeout,
+        None,
         "a default limit is not for kept-running jobs"
     );
 }
@@ -414,8 +446,11 @@ fn a_name_that_cannot_be_a_jobs_is_refused() {
 fn no_prefix_of_a_valid_file_panics_and_none_is_taken_for_another_job() {
     for end in 0..WHOLE.len() {
         if let Ok(job) = load(&WHOLE[..end]) {
-            assert_eq!(job.script.run, "collect.py");
-            assert!(matches!(job.schedule, Schedule::Cron(_)), "cut at {end}");
+            assert_eq!(job.task.as_ref().unwrap().script.run, "collect.py");
+            assert!(
+                matches!(job.task.as_ref().unwrap().schedule, Schedule::Cron(_)),
+                "cut at {end}"
+            );
         }
     }
 }

@@ -73,7 +73,9 @@ impl Bench {
             .block_on(async { clock::within(limit, self.changes.recv()).await })??;
         Some(match change {
             Change::Loaded(job) => {
-                let script = fs::read_to_string(job.folder.join(&job.script.run)).unwrap();
+                let script =
+                    fs::read_to_string(job.folder.join(&job.task.as_ref().unwrap().script.run))
+                        .unwrap();
                 format!("loaded {} {} {}", job.name, job.description, script.trim())
             }
             Change::Refused { job, problems } => format!("refused {job} {}", problems[0]),
