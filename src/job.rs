@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::cleanup::Keep;
 use crate::event::Route;
+use crate::run::Phase;
 use crate::schedule::Schedule;
+use crate::source::multiline;
 
 /// What a script is told by its environment, and what `args` and `env` may refer to.
 pub const RUN_VARIABLES: [&str; 10] = [
@@ -181,16 +183,36 @@ pub enum AtEnd {
 }
 
 /// One stream's capture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Capture {
     /// Lines become events.
     pub events: bool,
+    /// Lines become events that tell of an error, also when they are to be `events`.
+    pub errors: bool,
     /// Lines go to the daemon's own log.
     pub log: bool,
     /// How a line becomes an event.
     pub format: Format,
-    /// Longest line in bytes; longer ones are cut there and marked.
+    /// Which lines are one event together; `None`: each is one.
+    pub multiline: Option<Arc<multiline::Settings>>,
+    /// Longest event's text in bytes; longer ones are cut there and marked.
     pub max_event: usize,
+    /// The phases whose output goes anywhere but to the results.
+    pub phases: Vec<Phase>,
+}
+
+impl Capture {
+    /// What becomes of the stream in `phase`.
+    #[must_use]
+    pub fn in_phase(&self, phase: Phase) -> Self {
+        let on = self.phases.contains(&phase);
+        Self {
+            events: self.events && on,
+            errors: self.errors && on,
+            log: self.log && on,
+            ..self.clone()
+        }
+    }
 }
 
 /// How a line becomes an event.
@@ -200,4 +222,6 @@ pub enum Format {
     Text,
     /// The line is a JSON object and its keys are the event's; anything else is taken as text.
     Json,
+    /// All output of a run is one event: a JSON object as with `Json`, anything else as text.
+    Document,
 }

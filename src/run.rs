@@ -32,6 +32,27 @@ impl Trigger {
     }
 }
 
+/// Which part of a job's life a run is; the value of `job.phase`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// What must have succeeded once before anything else is run.
+    FirstRun,
+    /// What must have succeeded since the daemon started.
+    Startup,
+    /// What the schedule is for.
+    Run,
+}
+
+impl Phase {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 3] = [
+        ("first_run", Self::FirstRun),
+        ("startup", Self::Startup),
+        ("run", Self::Run),
+    ];
+}
+
 /// The one way in which a started run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

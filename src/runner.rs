@@ -28,6 +28,7 @@ use crate::queue::Refused;
 use crate::results::Results;
 use crate::run::Exit;
 use crate::run::Outcome;
+use crate::run::Phase;
 use crate::run::Trigger;
 use crate::runner::driver::Driver;
 use crate::source::gather::End;
@@ -74,6 +75,8 @@ pub struct Spec {
     pub job: Arc<Job>,
     /// What of it is run.
     pub task: Arc<Task>,
+    /// Which part of the job's life it is.
+    pub phase: Phase,
     /// The run.
     pub run: RunId,
     /// Why.

@@ -27,13 +27,10 @@ use super::source::Segment;
 use super::source::Source;
 use super::variable;
 use crate::cleanup::Keep;
-use crate::event::EVENT_BYTES_MAX;
 use crate::event::Route;
 use crate::files;
 use crate::job::AtEnd;
-use crate::job::Capture;
 use crate::job::Cwd;
-use crate::job::Format;
 use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
@@ -41,6 +38,10 @@ use crate::job::Task;
 use crate::schedule::Cron;
 use crate::schedule::Schedule;
 use crate::schedule::cron;
+use capture::Goal;
+use capture::RawCapture;
+
+mod capture;
 
 const SCHEDULE_EXAMPLE: &str = "every = \"5m\", or cron = \"*/5 * * * *\"";
 const RUN_EXAMPLE: &str = "run = \"collect.py\"";
@@ -56,12 +57,6 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// From TERM to KILL when a job does not say it.
 const KILL_GRACE: Duration = Duration::from_secs(10);
-
-/// Longest line when a job does not say it.
-const MAX_EVENT: u64 = 1 << 20;
-
-/// Smallest and largest `max_event`: the largest leaves 1 MiB of an event to its metadata.
-const MAX_EVENT_RANGE: Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
 
 /// Loads the job `name` from its folder, or from a copy of it.
 ///
@@ -179,20 +174,6 @@ struct Raw {
     keep_runs: Option<u32>,
     keep_age: Option<Leaf<Duration>>,
     keep_bytes: Option<Leaf<u64>>,
-}
-
-#[derive(Debug, Default)]
-struct RawCapture {
-    to: Option<Vec<Goal>>,
-    format: Option<Format>,
-    max_event: Option<Leaf<u64>>,
-}
-
-/// Where a stream's lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
-    Events,
-    Log,
 }
 
 impl Raw {
@@ -326,8 +307,8 @@ impl Raw {
                     on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
                 },
                 schedule: schedule?,
-                stdout: self.stdout.check(&[Goal::Events]),
-                stderr: self.stderr.check(&[Goal::Events, Goal::Log]),
+                stdout: self.stdout.check(table, &[Goal::Events]),
+                stderr: self.stderr.check(table, &[Goal::Events, Goal::Log]),
             })),
             route,
             keep: Keep {
@@ -505,41 +486,6 @@ impl Raw {
             table.lacks("output.to", message);
         }
         Route::to(to.iter().map(|leaf| leaf.value.clone()).collect())
-    }
-}
-
-impl RawCapture {
-    fn read(table: Option<Table<'_, '_>>) -> Self {
-        const GOALS: [(&str, Goal); 2] = [("events", Goal::Events), ("log", Goal::Log)];
-        let Some(mut table) = table else {
-            return Self::default();
-        };
-        let to = table.texts("to", "to = [\"events\"]").map(|leaves| {
-            leaves
-                .iter()
-                .filter_map(|leaf| table.pick(leaf, &GOALS))
-                .collect()
-        });
-        let formats = [("text", Format::Text), ("json", Format::Json)];
-        let format = table.choice("format", &formats);
-        let max_event = table.bytes("max_event", MAX_EVENT_RANGE, "max_event = \"1MiB\"");
-        table.finish();
-        Self {
-            to,
-            format,
-            max_event,
-        }
-    }
-
-    fn check(self, usual: &[Goal]) -> Capture {
-        let to = self.to.unwrap_or_else(|| usual.to_vec());
-        let max_event = self.max_event.map_or(MAX_EVENT, |leaf| leaf.value);
-        Capture {
-            events: to.contains(&Goal::Events),
-            log: to.contains(&Goal::Log),
-            format: self.format.unwrap_or(Format::Text),
-            max_event: usize::try_from(max_event).unwrap_or(usize::MAX),
-        }
     }
 }
 

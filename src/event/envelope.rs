@@ -75,6 +75,17 @@ pub struct Labels<'a> {
     pub fields: &'a Map<String, Value>,
 }
 
+/// What is to be said of a text beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Bytes of it that were cut off before.
+    pub skipped: u64,
+    /// It is several lines, joined.
+    pub is_joined: bool,
+    /// It tells of an error.
+    pub is_error: bool,
+}
+
 /// What became of a line that was offered as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrapped {
@@ -246,14 +257,15 @@ impl Envelope {
         }
     }
 
-    /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`,
-    /// `skipped` bytes of it cut off before.
+    /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`. That of an
+    /// error says it again as `error.message`, with `log.level` "error", as ECS has it.
     ///
     /// Always a valid JSON object of at most [`EVENT_BYTES_MAX`] bytes. Bytes that are not UTF-8
     /// become U+FFFD and are told by `log.flags`. Returns how many more bytes of the line were left
     /// out because the event would have been larger than that when escaped; else 0.
-    pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], skipped: u64) -> u64 {
-        let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes());
+    pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], marks: Marks) -> u64 {
+        let times = if marks.is_error { 2 } else { 1 };
+        let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes()) / times;
         let kept = if line.len().saturating_mul(ESCAPE_GROWTH_MAX) <= room {
             line.len()
         } else {
@@ -262,10 +274,22 @@ impl Envelope {
         let left_out = (line.len() - kept) as u64;
         self.head(out, at);
         self.provenance(out, n);
-        out.extend_from_slice(b",\"message\":\"");
+        out.extend_from_slice(b",\"message\":");
+        let start = out.len();
+        out.push(b'"');
         let replaced = escaped_lossy(out, &line[..kept]);
         out.push(b'"');
-        flags(out, replaced, kept, skipped + left_out);
+        if marks.is_error {
+            let message = start..out.len();
+            out.extend_from_slice(b",\"error\":{\"message\":");
+            out.extend_from_within(message);
+            out.push(b'}');
+        }
+        let skipped = marks.skipped + left_out;
+        log(out, replaced, Marks { skipped, ..marks });
+        if skipped > 0 {
+            process_io(out, kept as u64, skipped);
+        }
         out.push(b'}');
         left_out
     }
@@ -281,13 +305,13 @@ impl Envelope {
         at: Timestamp,
         n: u64,
         line: &[u8],
-        skipped: u64,
+        marks: Marks,
     ) -> Wrapped {
-        if skipped == 0 && self.object(out, at, n, line) {
+        if marks.skipped == 0 && self.object(out, at, n, line) {
             return Wrapped::Object;
         }
         Wrapped::Text {
-            left_out: self.text(out, at, n, line, skipped),
+            left_out: self.text(out, at, n, line, marks),
         }
     }
 
@@ -465,30 +489,51 @@ fn label_members(tags: &[Vec<u8>], fields: &[(String, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-/// Appends what is to be known of a line that was changed on the way: `log.flags` as Filebeat sets
-/// them, and `process.io` with the counts that ECS has for output that was not taken whole.
-fn flags(out: &mut Vec<u8>, replaced: bool, kept: usize, skipped: u64) {
-    let names: &[u8] = match (skipped > 0, replaced) {
-        (false, false) => return,
-        (true, false) => b"\"truncated\"",
-        (false, true) => b"\"invalid_utf8\"",
-        (true, true) => b"\"truncated\",\"invalid_utf8\"",
-    };
-    out.extend_from_slice(b",\"log\":{\"flags\":[");
-    out.extend_from_slice(names);
-    out.extend_from_slice(b"]}");
-    if skipped > 0 {
-        let kept = kept as u64;
-        out.extend_from_slice(b",\"process\":{\"io\":{\"total_bytes_captured\":");
-        number(out, kept);
-        out.extend_from_slice(b",\"total_bytes_skipped\":");
-        number(out, skipped);
-        out.extend_from_slice(b",\"bytes_skipped\":[{\"offset\":");
-        number(out, kept);
-        out.extend_from_slice(b",\"length\":");
-        number(out, skipped);
-        out.extend_from_slice(b"}]}}");
+/// Appends `log`, when there is something to say: the level of an error, and `log.flags`, as Filebeat
+/// sets them, of a line that was changed on the way.
+fn log(out: &mut Vec<u8>, replaced: bool, marks: Marks) {
+    let flags = [
+        (marks.is_joined, "multiline"),
+        (marks.skipped > 0, "truncated"),
+        (replaced, "invalid_utf8"),
+    ];
+    let is_flagged = flags.iter().any(|(holds, _)| *holds);
+    if !is_flagged && !marks.is_error {
+        return;
     }
+    out.extend_from_slice(b",\"log\":{");
+    if marks.is_error {
+        out.extend_from_slice(b"\"level\":\"error\"");
+    }
+    if is_flagged {
+        out.extend_from_slice(if marks.is_error {
+            b",\"flags\":["
+        } else {
+            b"\"flags\":["
+        });
+        let names = flags.into_iter().filter(|(holds, _)| *holds);
+        for (at, (_, name)) in names.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            quoted(out, name);
+        }
+        out.push(b']');
+    }
+    out.push(b'}');
+}
+
+/// Appends the counts that ECS has for output that was not taken whole.
+fn process_io(out: &mut Vec<u8>, kept: u64, skipped: u64) {
+    out.extend_from_slice(b",\"process\":{\"io\":{\"total_bytes_captured\":");
+    number(out, kept);
+    out.extend_from_slice(b",\"total_bytes_skipped\":");
+    number(out, skipped);
+    out.extend_from_slice(b",\"bytes_skipped\":[{\"offset\":");
+    number(out, kept);
+    out.extend_from_slice(b",\"length\":");
+    number(out, skipped);
+    out.extend_from_slice(b"}]}}");
 }
 
 /// Appends `,"process":{...}` when something is known of the process.

@@ -137,9 +137,13 @@ impl Driver {
             tags: &job.tags,
             fields: &job.fields,
         };
+        let (stdout, stderr) = (
+            task.stdout.in_phase(spec.phase),
+            task.stderr.in_phase(spec.phase),
+        );
         let lanes = Lanes {
-            stdout: lane(&task.stdout),
-            stderr: lane(&task.stderr),
+            stdout: lane(&stdout),
+            stderr: lane(&stderr),
         };
         let gather = Gather::new(
             host.limits,
@@ -154,7 +158,7 @@ impl Driver {
             progress,
             machine: Run::new(task.script.timeout, task.script.kill_grace),
             watch: None,
-            output: Output::new(&job.name, task, gather, host.pool.clone()),
+            output: Output::new(&job.name, stdout, stderr, gather, host.pool.clone()),
             uplink: Uplink::new(host.intake.clone()),
             files: None,
             timer: None,
@@ -232,10 +236,16 @@ impl Driver {
             .first_at()
             .filter(|_| !self.uplink.is_full())
             .map(|first| first.after(self.host.flush));
-        [timer.map(|timer| timer.at), hand_over, self.refresh_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let joined = self.output.joined_due();
+        [
+            timer.map(|timer| timer.at),
+            hand_over,
+            joined,
+            self.refresh_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn handle(&mut self, woke: Woke) {
@@ -321,6 +331,7 @@ impl Driver {
         if self.refused.is_none() {
             self.output.go_on(&mut self.uplink);
             let now = clock::tick();
+            self.output.gather_joined(now);
             let is_due = |first: Tick| first.after(self.host.flush) <= now;
             if !self.uplink.is_full() && self.output.first_at().is_some_and(is_due) {
                 self.output.hand_over(&mut self.uplink, Vec::new());
@@ -558,9 +569,10 @@ impl Driver {
 
 fn lane(capture: &Capture) -> Lane {
     match capture.format {
+        _ if capture.errors => Lane::Error,
         _ if !capture.events => Lane::Off,
         Format::Text => Lane::Text,
-        Format::Json => Lane::Json,
+        Format::Json | Format::Document => Lane::Json,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Lines of scripts in the daemon's own log, for a person who watches.
+//! Lines of scripts in the daemon's own log, for a person who watches: standard output at level
+//! info, standard error at level error.
 //!
 //! Events carry everything; here a line is shortened and a flood is thinned out, since the log
 //! is shared by all jobs. Must never hold anything back from the events.
@@ -35,7 +36,7 @@ impl LogLines {
 
     /// Logs a line, unless too many came just now.
     pub(super) fn line(&mut self, stream: Stream, text: &[u8]) {
-        if !tracing::enabled!(tracing::Level::INFO) {
+        if !tracing::enabled!(tracing::Level::ERROR) {
             return;
         }
         let now = clock::tick();
@@ -46,8 +47,11 @@ impl LogLines {
         }
         self.in_window += 1;
         if self.in_window <= LOGGED_LINES_MAX {
-            let (job, stream) = (self.job.as_str(), stream.name());
-            tracing::info!(job, stream, "{}", shown(text));
+            let (job, name) = (self.job.as_str(), stream.name());
+            match stream {
+                Stream::Stderr => tracing::error!(job, stream = name, "{}", shown(text)),
+                _ => tracing::info!(job, stream = name, "{}", shown(text)),
+            }
         }
     }
 

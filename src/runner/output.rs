@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::AcquireError;
@@ -24,13 +25,14 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::event::Stream;
 use crate::job::Capture;
-use crate::job::Task;
+use crate::job::Format;
 use crate::queue::Fact;
 use crate::runner::log_lines::LogLines;
 use crate::runner::uplink::Uplink;
 use crate::source::gather::Gather;
 use crate::source::lines::Line;
 use crate::source::lines::Lines;
+use crate::source::multiline::Joiner;
 use crate::units::Timestamp;
 
 /// What one read takes: all that a pipe of the default size holds. One such buffer per thread of
@@ -91,6 +93,9 @@ struct Pipe {
     stream: Stream,
     receiver: Option<Receiver>,
     lines: Lines,
+    joiner: Option<Joiner>,
+    /// When the last line came that waits in `joiner` for others.
+    joined_at: Option<Tick>,
     capture: Capture,
 }
 
@@ -136,16 +141,16 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(job: &str, task: &Task, gather: Gather, pool: Pool) -> Self {
-        let pipe = |stream, capture: Capture| Pipe {
-            stream,
-            receiver: None,
-            lines: Lines::new(capture.max_event),
-            capture,
-        };
+    pub(super) fn new(
+        job: &str,
+        stdout: Capture,
+        stderr: Capture,
+        gather: Gather,
+        pool: Pool,
+    ) -> Self {
         let (stdout, stderr) = (
-            pipe(Stream::Stdout, task.stdout),
-            pipe(Stream::Stderr, task.stderr),
+            Pipe::new(Stream::Stdout, stdout),
+            Pipe::new(Stream::Stderr, stderr),
         );
         Self::with(stdout, stderr, job, gather, pool)
     }
@@ -291,11 +296,35 @@ impl Output {
     fn close(&mut self, stream: Stream, at: Timestamp) {
         let (pipe, gather, log) = self.parts(stream);
         pipe.receiver = None;
-        pipe.lines.finish(|line| {
-            // Full or not: the end of the stream brings one line at most.
-            take_line(stream, &pipe.capture, gather, log, at, line);
+        // Full or not: the end of the stream brings two events at most.
+        let mut lines = std::mem::replace(&mut pipe.lines, Lines::new(1));
+        lines.finish(|line| {
+            let _full = pipe.take(gather, log, at, line);
         });
+        pipe.finish_joined(gather);
         self.note_first();
+    }
+
+    /// When lines that wait for others have waited long enough; `None` when there are none, or
+    /// while nothing can be gathered.
+    pub(super) fn joined_due(&self) -> Option<Tick> {
+        let due = |pipe: &Pipe| Some(pipe.joined_at?.after(pipe.joiner.as_ref()?.timeout()));
+        let due = [&self.stdout, &self.stderr].into_iter().filter_map(due);
+        due.min().filter(|_| !self.is_blocked())
+    }
+
+    /// Gathers lines that have waited for others long enough.
+    pub(super) fn gather_joined(&mut self, now: Tick) {
+        while self.joined_due().is_some_and(|due| due <= now) {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let (pipe, gather, _) = self.parts(stream);
+                let wait = pipe.joiner.as_ref().map_or(Duration::MAX, Joiner::timeout);
+                if pipe.joined_at.is_some_and(|last| last.after(wait) <= now) {
+                    pipe.finish_joined(gather);
+                }
+            }
+            self.note_first();
+        }
     }
 
     /// Closes both pipes, read to their ends or not.
@@ -368,13 +397,9 @@ impl Output {
                 break;
             }
             let (pipe, gather, log) = self.parts(stream);
-            taken += pipe.lines.push(piece, |line| {
-                if take_line(stream, &pipe.capture, gather, log, at, line) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            });
+            let mut lines = std::mem::replace(&mut pipe.lines, Lines::new(1));
+            taken += lines.push(piece, |line| pipe.take(gather, log, at, line));
+            pipe.lines = lines;
             self.note_first();
             if self.gather.is_empty() {
                 // Only gathered events may hold room: an unfinished line cannot be handed over.
@@ -430,6 +455,56 @@ impl Output {
 }
 
 impl Pipe {
+    fn new(stream: Stream, capture: Capture) -> Self {
+        let max_event = capture.max_event;
+        Self {
+            stream,
+            receiver: None,
+            lines: match capture.format {
+                Format::Document => Lines::whole(max_event),
+                Format::Text | Format::Json => Lines::new(max_event),
+            },
+            joiner: capture
+                .multiline
+                .as_ref()
+                .map(|settings| Joiner::new(Arc::clone(settings), max_event)),
+            joined_at: None,
+            capture,
+        }
+    }
+
+    /// Takes one line; breaks when the portion is full now.
+    fn take(
+        &mut self,
+        gather: &mut Gather,
+        log: &mut LogLines,
+        at: Timestamp,
+        line: Line<'_>,
+    ) -> ControlFlow<()> {
+        if self.capture.log {
+            log.line(self.stream, line.text);
+        }
+        let Some(joiner) = &mut self.joiner else {
+            return gather.line(self.stream, at, line);
+        };
+        let mut flow = ControlFlow::Continue(());
+        joiner.push(at, line, |at, line| {
+            flow = gather.line(self.stream, at, line)
+        });
+        self.joined_at = (!joiner.is_empty()).then(clock::tick);
+        flow
+    }
+
+    fn finish_joined(&mut self, gather: &mut Gather) {
+        self.joined_at = None;
+        if let Some(joiner) = &mut self.joiner {
+            joiner.finish(|at, line| {
+                // Full or not: this is one event more.
+                let _full = gather.line(self.stream, at, line);
+            });
+        }
+    }
+
     fn read(&self, buffer: &mut [u8]) -> Chunk {
         let Some(receiver) = &self.receiver else {
             return Chunk::NotYet;
@@ -452,21 +527,6 @@ impl Pipe {
             }
         }
     }
-}
-
-/// Takes one line; whether the portion is full now.
-fn take_line(
-    stream: Stream,
-    capture: &Capture,
-    gather: &mut Gather,
-    log: &mut LogLines,
-    at: Timestamp,
-    line: Line<'_>,
-) -> bool {
-    if capture.log {
-        log.line(stream, line.text);
-    }
-    gather.line(stream, at, line).is_break()
 }
 
 /// The beginning of `bytes` that costs at most a batch when each of its lines is an event, and

@@ -14,6 +14,7 @@ use crate::event::envelope::Counts;
 use crate::event::envelope::Envelope;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
+use crate::event::envelope::Marks;
 use crate::event::envelope::RunEnd;
 use crate::event::envelope::Verdict;
 use crate::event::envelope::Wrapped;
@@ -41,6 +42,8 @@ pub enum Lane {
     Text,
     /// Each is an event if it is a JSON object, else as text.
     Json,
+    /// Each is the `message` of an event that tells of an error.
+    Error,
     /// They are counted for the result and are no events.
     Off,
 }
@@ -132,11 +135,11 @@ impl Gather {
     pub fn line(&mut self, stream: Stream, at: Timestamp, line: Line<'_>) -> ControlFlow<()> {
         let voice = match stream {
             Stream::Stdout => {
-                self.counts.stdout_lines += 1;
+                self.counts.stdout_lines += line.lines;
                 &mut self.stdout
             }
             Stream::Stderr => {
-                self.counts.stderr_lines += 1;
+                self.counts.stderr_lines += line.lines;
                 &mut self.stderr
             }
             Stream::Run => &mut self.run,
@@ -259,12 +262,19 @@ impl Voice {
     /// Writes a line's event; returns the bytes of it that did not fit.
     fn write(&self, out: &mut Vec<u8>, at: Timestamp, line: Line<'_>) -> u64 {
         let envelope = &self.envelope;
+        let marks = Marks {
+            skipped: line.skipped,
+            is_joined: line.lines > 1,
+            is_error: self.lane == Lane::Error,
+        };
         match self.lane {
-            Lane::Json => match envelope.json(out, at, self.n, line.text, line.skipped) {
+            Lane::Json => match envelope.json(out, at, self.n, line.text, marks) {
                 Wrapped::Object => 0,
                 Wrapped::Text { left_out } => left_out,
             },
-            Lane::Text | Lane::Off => envelope.text(out, at, self.n, line.text, line.skipped),
+            Lane::Text | Lane::Error | Lane::Off => {
+                envelope.text(out, at, self.n, line.text, marks)
+            }
         }
     }
 }
@@ -328,6 +338,7 @@ mod tests {
             text,
             skipped: 0,
             ending: 1,
+            lines: 1,
         }
     }
 
@@ -398,6 +409,7 @@ mod tests {
             text: b"",
             skipped: 0,
             ending: 2,
+            lines: 1,
         };
         assert!(gather.line(Stream::Stdout, AT, empty).is_continue());
         assert!(!gather.is_empty());
@@ -416,6 +428,7 @@ mod tests {
             text: b"long",
             skipped: 6,
             ending: 1,
+            lines: 1,
         };
         assert!(gather.line(Stream::Stderr, AT, cut).is_continue());
         // Escaped, this would be larger than any event may be.

@@ -21,14 +21,19 @@ pub struct Line<'a> {
     pub text: &'a [u8],
     /// Bytes of the line that were cut off behind `text`.
     pub skipped: u64,
-    /// Bytes of the line's end: 0 (end of the stream), 1 (LF) or 2 (CR LF).
+    /// Bytes of line ends that are not in `text`: 0 (end of the stream), 1 (LF) or 2 (CR LF) for a
+    /// line by itself.
     pub ending: u64,
+    /// How many lines of the stream it is: 1, or more when they were joined.
+    pub lines: u64,
 }
 
-/// Cuts one stream into lines.
+/// Cuts one stream into lines, or takes it as one whole.
 #[derive(Debug)]
 pub struct Lines {
     max_event: usize,
+    /// The lines so far of a stream that is one whole.
+    whole: Option<u64>,
     /// The beginning of a line whose end has not come yet: at most `max_event` + 1 bytes, the one
     /// more for a CR that is not part of the line, or to see where a character begins.
     carry: Vec<u8>,
@@ -44,9 +49,19 @@ impl Lines {
     pub fn new(max_event: usize) -> Self {
         Self {
             max_event: max_event.max(1),
+            whole: None,
             carry: Vec::new(),
             beyond: 0,
             last_beyond: 0,
+        }
+    }
+
+    /// Takes the whole stream as if it were one line; what is beyond `max_event` bytes is cut.
+    #[must_use]
+    pub fn whole(max_event: usize) -> Self {
+        Self {
+            whole: Some(0),
+            ..Self::new(max_event)
         }
     }
 
@@ -58,6 +73,11 @@ impl Lines {
         chunk: &[u8],
         mut each: impl FnMut(Line<'_>) -> ControlFlow<()>,
     ) -> usize {
+        if let Some(lines) = &mut self.whole {
+            *lines += memchr::memchr_iter(b'\n', chunk).count() as u64;
+            self.keep(chunk);
+            return chunk.len();
+        }
         let mut taken = 0;
         while let Some(found) = memchr::memchr(b'\n', &chunk[taken..]) {
             let part = &chunk[taken..taken + found];
@@ -84,11 +104,21 @@ impl Lines {
             return;
         }
         let total = self.carry.len() as u64 + self.beyond;
-        let kept = cut(&self.carry, total, self.max_event);
+        let ending = match self.whole {
+            Some(_) if self.beyond == 0 => line_end(&self.carry) as u64,
+            _ => 0,
+        };
+        let kept = cut(&self.carry, total - ending, self.max_event);
+        let last = if self.beyond > 0 {
+            Some(&self.last_beyond)
+        } else {
+            self.carry.last()
+        };
         each(Line {
             text: &self.carry[..kept],
-            skipped: total - kept as u64,
-            ending: 0,
+            skipped: total - ending - kept as u64,
+            ending,
+            lines: self.whole.unwrap_or(0) + u64::from(last != Some(&b'\n')),
         });
         self.reset();
     }
@@ -134,7 +164,28 @@ fn line<'a>(start: &'a [u8], total: u64, last: Option<&u8>, max_event: usize) ->
         text: &start[..kept],
         skipped: content - kept as u64,
         ending: 1 + cr,
+        lines: 1,
     }
+}
+
+/// The bytes of the line end that `text` ends with.
+fn line_end(text: &[u8]) -> usize {
+    match text {
+        [.., b'\r', b'\n'] => 2,
+        [.., b'\n'] => 1,
+        _ => 0,
+    }
+}
+
+/// How many bytes of `text` are kept when `room` is all there is; not a part of a UTF-8 character.
+pub(super) fn fitting(text: &[u8], room: usize) -> usize {
+    if text.len() <= room {
+        return text.len();
+    }
+    (room.saturating_sub(UTF8_TAIL_MAX)..=room)
+        .rev()
+        .find(|&at| !is_continuation(text[at]))
+        .unwrap_or(room)
 }
 
 /// How many bytes of a line of `content` bytes are kept; not a part of a UTF-8 character.
@@ -242,6 +293,31 @@ mod tests {
         });
         assert_eq!(rest, chunk.len() - 4);
         assert_eq!(seen, [b"one".to_vec(), b"two".to_vec()]);
+    }
+
+    #[test]
+    fn a_whole_stream_is_one_line_without_its_last_end() {
+        let whole = |max_event, chunks: &[&[u8]]| {
+            let mut lines = Lines::whole(max_event);
+            for chunk in chunks {
+                assert_eq!(
+                    lines.push(chunk, |_| unreachable!("it has not ended")),
+                    chunk.len()
+                );
+            }
+            let mut all = Vec::new();
+            lines.finish(|line| {
+                all.push((line.text.to_vec(), line.skipped, line.ending, line.lines))
+            });
+            all
+        };
+        assert_eq!(
+            whole(100, &[b"{\n\"a\":", b"1}\r", b"\n"]),
+            [(b"{\n\"a\":1}".to_vec(), 0, 2, 2)]
+        );
+        assert_eq!(whole(100, &[b"a\nb"]), [(b"a\nb".to_vec(), 0, 0, 2)]);
+        assert_eq!(whole(3, &[b"a\nbcd\n"]), [(b"a\nb".to_vec(), 3, 0, 2)]);
+        assert_eq!(whole(100, &[b""]), []);
     }
 
     proptest! {

@@ -5,3 +5,4 @@
 
 pub mod gather;
 pub mod lines;
+pub mod multiline;

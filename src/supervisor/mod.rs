@@ -17,6 +17,7 @@ use crate::event::RunId;
 use crate::job::AtEnd;
 use crate::job::Job;
 use crate::job::Task;
+use crate::run;
 use crate::run::Outcome;
 use crate::runner::Ended;
 use crate::runner::Order;
@@ -314,6 +315,7 @@ impl Supervisor {
                 state_dir: self.state_dir.join(&*fire.job).join("data"),
                 job,
                 task,
+                phase: run::Phase::Run,
             }
         };
         self.salt = self.salt.wrapping_add(1);

@@ -21,9 +21,12 @@ const BEGIN: i64 = 1_763_712_488_000;
 fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
     let capture = Capture {
         events: true,
+        errors: false,
         log: false,
         format: Format::Text,
+        multiline: None,
         max_event: 1 << 20,
+        phases: vec![run::Phase::Run],
     };
     Job {
         name: name.to_owned(),
@@ -47,7 +50,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
                 on_remove: AtEnd::Terminate,
             },
             schedule,
-            stdout: capture,
+            stdout: capture.clone(),
             stderr: capture,
         })),
         route: Route::default(),

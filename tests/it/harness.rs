@@ -224,7 +224,7 @@ impl Spool {
         serde_json::from_str(log.lines().next_back().unwrap()).unwrap()
     }
 
-    fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("daemon.err")
     }
 }

@@ -1,6 +1,7 @@
 //! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
 mod accounts;
+mod capture;
 mod first_light;
 mod harness;
 mod process;

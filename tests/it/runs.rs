@@ -34,6 +34,7 @@ use spoolbeat::results::Results;
 use spoolbeat::run::Exit;
 use spoolbeat::run::Order;
 use spoolbeat::run::Outcome;
+use spoolbeat::run::Phase;
 use spoolbeat::run::Trigger;
 use spoolbeat::runner;
 use spoolbeat::runner::Ended;
@@ -70,9 +71,12 @@ fn bench(script: &str) -> Bench {
     fs::write(folder.join("script"), script).unwrap();
     let capture = Capture {
         events: true,
+        errors: false,
         log: false,
         format: Format::Text,
+        multiline: None,
         max_event: 1 << 20,
+        phases: vec![Phase::Run],
     };
     let job = Job {
         name: "disk".into(),
@@ -104,7 +108,7 @@ fn bench(script: &str) -> Bench {
             on_remove: AtEnd::Terminate,
         },
         schedule: Schedule::Once,
-        stdout: capture,
+        stdout: capture.clone(),
         stderr: capture,
     };
     Bench {
@@ -172,6 +176,7 @@ impl Bench {
         Spec {
             job: Arc::new(self.job.clone()),
             task: Arc::new(self.task.clone()),
+            phase: Phase::Run,
             run: RunId::from_text("20261121-080808.123-00000001"),
             trigger: Trigger::Schedule,
             scheduled_at: Some(Timestamp(1_763_712_488_000)),

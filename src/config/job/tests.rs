@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::job::Capture;
+use crate::job::Format;
+use crate::run::Phase;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -95,6 +98,56 @@ fn problem(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn every_key_of_capture_is_taken() {
+    let text = format!(
+        "{SMALL}\n[capture.stdout]\nformat = 'document'\nphases = ['first_run', 'run']\n\
+         [capture.stderr]\nto = ['errors']\n\
+         multiline = {{ pattern = '^\\s', negate = true, match = 'before', max_lines = 9, timeout = '1s' }}\n"
+    );
+    let task = load(&text).unwrap().task.unwrap();
+    assert_eq!(task.stdout.format, Format::Document);
+    assert_eq!(task.stdout.phases, [Phase::FirstRun, Phase::Run]);
+    assert!(task.stdout.in_phase(Phase::FirstRun).events);
+    assert!(!task.stdout.in_phase(Phase::Startup).events);
+    assert!(task.stderr.errors && !task.stderr.events && !task.stderr.log);
+    let multiline = task.stderr.multiline.as_ref().unwrap();
+    assert_eq!(multiline.pattern.as_str(), r"^\s");
+    assert!(multiline.negate);
+    assert_eq!(multiline.side, crate::source::multiline::Side::Before);
+    assert_eq!(
+        (multiline.max_lines, multiline.timeout),
+        (9, Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn captures_that_contradict_themselves_are_refused_with_a_way_out() {
+    for (text, word) in [
+        (
+            "format = 'document'\nmultiline = { pattern = 'a', match = 'after' }",
+            "remove multiline",
+        ),
+        ("format = 'json'\nto = ['errors']", "format = \"text\""),
+        (
+            "multiline = { pattern = '(', match = 'after' }",
+            "is no pattern",
+        ),
+        ("multiline = { pattern = 'a' }", "match"),
+        ("multiline = { match = 'after' }", "pattern"),
+        ("phases = ['runs']", "run"),
+        ("to = ['event']", "events"),
+    ] {
+        let problems = load(&format!("{SMALL}\n[capture.stdout]\n{text}\n")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{text}: {problems:?}");
+        assert!(
+            problems[0].to_string().contains(word),
+            "{text}: {}",
+            problems[0]
+        );
+    }
+}
+
+#[test]
 fn every_key_is_taken() {
     let job = load(WHOLE).unwrap();
     assert_eq!(job.description, "Failed logins from h1");
@@ -134,9 +187,12 @@ fn every_key_is_taken() {
     ));
     let expected = Capture {
         events: true,
+        errors: false,
         log: true,
         format: Format::Json,
+        multiline: None,
         max_event: 65_536,
+        phases: vec![Phase::Run],
     };
     assert_eq!(job.task.as_ref().unwrap().stdout, expected);
     assert!(!job.task.as_ref().unwrap().stderr.events && !job.task.as_ref().unwrap().stderr.log);

@@ -8,6 +8,13 @@ use serde_json::json;
 
 use super::*;
 
+fn cut(skipped: u64) -> Marks {
+    Marks {
+        skipped,
+        ..Marks::default()
+    }
+}
+
 const AT: Timestamp = Timestamp(1_763_712_488_123);
 
 fn envelope(stream: Stream) -> Envelope {
@@ -32,15 +39,40 @@ fn envelope(stream: Stream) -> Envelope {
 fn text(line: &[u8], skipped: u64) -> Value {
     let mut out = Vec::new();
     assert_eq!(
-        envelope(Stream::Stdout).text(&mut out, AT, 7, line, skipped),
+        envelope(Stream::Stdout).text(&mut out, AT, 7, line, cut(skipped)),
         0
     );
     parsed(&out)
 }
 
+#[test]
+fn the_text_of_an_error_is_its_error_message() {
+    let marks = Marks {
+        is_error: true,
+        is_joined: true,
+        skipped: 3,
+    };
+    let mut out = Vec::new();
+    let left_out = envelope(Stream::Stderr).text(&mut out, AT, 7, b"no \"disk\"\nat all", marks);
+    assert_eq!(left_out, 0);
+    let event = parsed(&out);
+    assert_eq!(event["message"], "no \"disk\"\nat all");
+    assert_eq!(event["error"], json!({"message": "no \"disk\"\nat all"}));
+    assert_eq!(
+        event["log"],
+        json!({"level": "error", "flags": ["multiline", "truncated"]})
+    );
+    let dense = vec![1; EVENT_BYTES_MAX];
+    let mut out = Vec::new();
+    let left_out = envelope(Stream::Stderr).text(&mut out, AT, 7, &dense, marks);
+    assert!(left_out > 0 && out.len() <= EVENT_BYTES_MAX);
+    let event = parsed(&out);
+    assert_eq!(event["message"], event["error"]["message"]);
+}
+
 fn object(line: &str) -> Value {
     let mut out = b"before".to_vec();
-    let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), 0);
+    let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), Marks::default());
     assert_eq!(wrapped, Wrapped::Object, "{line}");
     parsed(&out[6..])
 }
@@ -159,7 +191,8 @@ fn numbers_keep_all_their_digits() {
         r#"{"agent":1,"n":123456789012345678901234567890.123456789}"#,
     ] {
         let mut out = Vec::new();
-        let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), 0);
+        let wrapped =
+            envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), Marks::default());
         assert_eq!(wrapped, Wrapped::Object);
         let out = String::from_utf8(out).unwrap();
         assert!(
@@ -192,13 +225,14 @@ fn what_a_receiver_may_not_read_is_text() {
         &deep(100),
     ] {
         let mut out = Vec::new();
-        let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), 0);
+        let wrapped =
+            envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), Marks::default());
         assert_eq!(wrapped, Wrapped::Text { left_out: 0 }, "{line}");
         assert_eq!(parsed(&out)["message"], line);
     }
     let mut out = Vec::new();
     for (line, skipped) in [(b"{\"a\":\"\xff\"}".as_slice(), 0), (b"{}", 1)] {
-        let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line, skipped);
+        let wrapped = envelope(Stream::Stdout).json(&mut out, AT, 7, line, cut(skipped));
         assert!(matches!(wrapped, Wrapped::Text { .. }));
     }
 }
@@ -346,7 +380,7 @@ fn an_event_is_never_larger_than_the_bound() {
     let envelope = envelope(Stream::Stdout);
     let mut out = Vec::new();
     let dense = vec![b'\x01'; 4 << 20];
-    let left_out = envelope.text(&mut out, AT, 1, &dense, 0);
+    let left_out = envelope.text(&mut out, AT, 1, &dense, Marks::default());
     assert!(out.len() <= EVENT_BYTES_MAX && out.len() > EVENT_BYTES_MAX - 4096);
     let event = parsed(&out);
     let kept = event["message"].as_str().unwrap().len() as u64;
@@ -355,7 +389,7 @@ fn an_event_is_never_larger_than_the_bound() {
     out.clear();
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(EVENT_BYTES_MAX));
     assert!(matches!(
-        envelope.json(&mut out, AT, 1, long.as_bytes(), 0),
+        envelope.json(&mut out, AT, 1, long.as_bytes(), Marks::default()),
         Wrapped::Text { left_out: 1.. }
     ));
     assert!(out.len() <= EVENT_BYTES_MAX);
@@ -505,7 +539,7 @@ proptest! {
         assert_identity(&event);
         prop_assert_eq!(event["message"].as_str().unwrap(), String::from_utf8_lossy(&line));
         let mut out = Vec::new();
-        let _lane = envelope(Stream::Stdout).json(&mut out, AT, 7, &line, skipped);
+        let _lane = envelope(Stream::Stdout).json(&mut out, AT, 7, &line, cut(skipped));
         assert_identity(&parsed(&out));
     }
 
@@ -534,7 +568,7 @@ proptest! {
     #[test]
     fn near_objects_never_make_broken_events(line in "[{}\\[\\]\",:a1\\\\ ]{0,30}") {
         let mut out = Vec::new();
-        let _lane = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), 0);
+        let _lane = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), Marks::default());
         assert_identity(&parsed(&out));
     }
 }

@@ -11,6 +11,7 @@ use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
 use crate::job::Format;
 use crate::queue::Intake;
+use crate::run::Phase;
 use crate::source::gather::Lane;
 use crate::source::gather::Lanes;
 use crate::source::gather::Limits;
@@ -44,17 +45,16 @@ fn output(pool: &Pool, batch_events: u32, pipe_end: io::PipeReader) -> Output {
         stderr: Lane::Text,
     };
     let gather = Gather::new(limits, Route::default(), &identity, &labels, lanes);
-    let pipe = |stream| Pipe {
-        stream,
-        receiver: None,
-        lines: Lines::new(1 << 20),
-        capture: Capture {
-            events: true,
-            log: false,
-            format: Format::Text,
-            max_event: 1 << 20,
-        },
+    let capture = Capture {
+        events: true,
+        errors: false,
+        log: false,
+        format: Format::Text,
+        multiline: None,
+        max_event: 1 << 20,
+        phases: vec![Phase::Run],
     };
+    let pipe = |stream| Pipe::new(stream, capture.clone());
     let mut output = Output::with(
         pipe(Stream::Stdout),
         pipe(Stream::Stderr),
