@@ -15,6 +15,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -395,6 +396,33 @@ fn parent(path: &Path) -> io::Result<&Path> {
             io::ErrorKind::InvalidInput,
             format!("{} has no folder", path.display()),
         )
+    })
+}
+
+/// What tells one version of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    identity: (u64, u64),
+    bytes: u64,
+    mtime: (i64, i64),
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// Looks at a plain file, links followed: certificates often lie behind some.
+///
+/// # Errors
+/// What the operating system said; `InvalidInput` when it is a folder, a FIFO or a device.
+pub fn stamp(path: &Path) -> io::Result<Stamp> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+    }
+    Ok(Stamp {
+        identity: (meta.dev(), meta.ino()),
+        bytes: meta.len(),
+        mtime: (meta.mtime(), meta.mtime_nsec()),
+        mode: meta.mode() & 0o7777,
     })
 }
 

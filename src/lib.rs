@@ -29,7 +29,7 @@
 //! |---|---|
 //! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`log`] |
 //! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`] |
-//! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`] |
+//! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`], [`tls`] |
 //! | 3 the text world | [`job`], [`config`], [`spool`] |
 //! | 4 acting parts | [`runner`], [`shipper`] |
 //! | 5 the head | [`supervisor`], [`status`], [`control`], [`daemon`], [`cli`] |
@@ -60,6 +60,7 @@ pub mod process;
 pub mod results;
 pub mod sink;
 pub mod source;
+pub mod tls;
 
 // floor 3: the text world
 pub mod config;

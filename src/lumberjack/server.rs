@@ -34,6 +34,8 @@ use crate::protocol::server::Session;
 use crate::protocol::server::WINDOW_BYTES_MAX;
 use crate::protocol::server::Want;
 use crate::protocol::server::Window;
+use crate::tls;
+use crate::tls::Stream;
 use crate::units::show_duration;
 
 #[cfg(test)]
@@ -78,6 +80,10 @@ const _: () = assert!(WINDOW_EXTRA_BYTES + WINDOW_BYTES_MAX + GRANT_BYTES_MAX <=
 const _: () =
     assert!(CONNECTIONS_MAX * (WINDOW_EXTRA_BYTES + GRANT_FIRST_BYTES) <= MEMORY_BYTES_MAX);
 
+/// From a connection to the end of its TLS handshake: it takes a few round trips, and one that
+/// stalls holds a place among [`CONNECTIONS_MAX`].
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long to read on after our FIN, so that the system does not send a reset instead, which
 /// could destroy ACKs that the client has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
@@ -89,8 +95,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a server behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerSettings {
+    /// Encryption; `None`: plain.
+    pub tls: Option<tls::Acceptor>,
+    /// Longest time for the TLS handshake.
+    pub handshake_timeout: Duration,
     /// What a window may be.
     pub limits: Limits,
     /// Pause between keep-alives while a window is worked on.
@@ -109,6 +119,8 @@ impl Default for ServerSettings {
     /// The values that the constants of this module give reasons for.
     fn default() -> Self {
         Self {
+            tls: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
             limits: Limits::default(),
             keep_alive: KEEP_ALIVE_EVERY,
             window_timeout: WINDOW_TIMEOUT,
@@ -220,8 +232,13 @@ pub async fn serve(
             tracing::warn!(refused, "there is room for connections again");
             refused = 0;
         }
-        let connection = Connection::new(stream, peer, settings, &memory, &deliver);
-        connections.spawn(connection.run(stop.clone()));
+        let guest = Guest {
+            peer,
+            settings: settings.clone(),
+            memory: Arc::clone(&memory),
+            deliver: deliver.clone(),
+        };
+        connections.spawn(guest.run(stream, stop.clone()));
     }
     drop(listener);
     let all_ended = async {
@@ -271,6 +288,10 @@ enum End {
     Io(io::Error),
     /// The window was not taken over.
     NotTaken,
+    /// The TLS handshake failed.
+    Tls(tls::Fault),
+    /// The TLS handshake took too long.
+    Stalled,
 }
 
 impl From<Fault> for End {
@@ -311,6 +332,19 @@ impl End {
             }
             Self::Fault(error) => tracing::warn!(%peer, %error, "connection closed"),
             Self::Io(error) => tracing::info!(%peer, %error, "connection failed"),
+            // Load balancers look whether a port is open in this way.
+            Self::Tls(fault) if fault.kind == tls::Kind::Closed => {
+                tracing::debug!(%peer, error = %fault, "connection closed");
+            }
+            Self::Tls(fault) => tracing::warn!(%peer, error = %fault, "connection closed"),
+            Self::Stalled => {
+                let limit = show_duration(settings.handshake_timeout);
+                tracing::warn!(
+                    %peer, limit,
+                    "connection closed, the client did not finish the TLS handshake within the limit; \
+                     does it speak TLS? In Filebeat `ssl.enabled: true`"
+                );
+            }
             Self::NotTaken => tracing::warn!(
                 %peer,
                 "connection closed without ACK, the events could not be taken over"
@@ -319,12 +353,49 @@ impl End {
     }
 }
 
-struct Connection {
-    stream: TcpStream,
+/// A client that has connected, and what is needed to serve it.
+struct Guest {
     peer: SocketAddr,
     settings: ServerSettings,
     memory: Arc<Semaphore>,
     deliver: mpsc::Sender<Delivery>,
+}
+
+impl Guest {
+    async fn run(self, stream: TcpStream, stop: watch::Receiver<bool>) {
+        let peer = self.peer;
+        tracing::debug!(%peer, "client connected");
+        if let Err(error) = stream.set_nodelay(true) {
+            // Costs latency, nothing else.
+            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+        }
+        let greeted = tokio::select! {
+            biased;
+            () = stopped(stop.clone()) => Err(End::Stopping),
+            greeted = self.greet(stream) => greeted,
+        };
+        match greeted {
+            Ok(stream) => Connection::new(stream, self).run(stop).await,
+            Err(end) => end.log(peer, &self.settings),
+        }
+    }
+
+    /// Lays TLS over the stream if that is set.
+    async fn greet(&self, stream: TcpStream) -> Result<Stream<TcpStream>, End> {
+        let Some(acceptor) = &self.settings.tls else {
+            return Ok(Stream::Plain(stream));
+        };
+        let limit = self.settings.handshake_timeout;
+        match clock::within(limit, acceptor.accept(stream)).await {
+            None => Err(End::Stalled),
+            Some(greeted) => greeted.map_err(End::Tls),
+        }
+    }
+}
+
+struct Connection {
+    stream: Stream<TcpStream>,
+    guest: Guest,
     session: Session,
     chunk: Box<[u8]>,
     /// What of `chunk` the session has not taken yet.
@@ -336,20 +407,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        settings: ServerSettings,
-        memory: &Arc<Semaphore>,
-        deliver: &mpsc::Sender<Delivery>,
-    ) -> Self {
+    fn new(stream: Stream<TcpStream>, guest: Guest) -> Self {
         Self {
             stream,
-            peer,
-            settings,
-            memory: Arc::clone(memory),
-            deliver: deliver.clone(),
-            session: Session::new(settings.limits),
+            session: Session::new(guest.settings.limits),
+            guest,
             chunk: vec![0; CHUNK_BYTES].into_boxed_slice(),
             unread: 0..0,
             held: None,
@@ -358,13 +420,8 @@ impl Connection {
     }
 
     async fn run(mut self, stop: watch::Receiver<bool>) {
-        tracing::debug!(peer = %self.peer, "client connected");
-        if let Err(error) = self.stream.set_nodelay(true) {
-            // Costs latency, nothing else.
-            tracing::debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
-        }
         let end = self.talk(stop).await;
-        end.log(self.peer, &self.settings);
+        end.log(self.guest.peer, &self.guest.settings);
         self.held = None;
         if !matches!(end, End::Io(_)) {
             self.close().await;
@@ -395,7 +452,7 @@ impl Connection {
             if self.unread.is_empty() {
                 self.read_between_windows().await?;
             }
-            let limit = self.settings.window_timeout;
+            let limit = self.guest.settings.window_timeout;
             match clock::within(limit, self.collect()).await {
                 Some(Ok(Some(window))) => return Ok(window),
                 Some(Ok(None)) => {}
@@ -410,7 +467,7 @@ impl Connection {
     }
 
     async fn read_between_windows(&mut self) -> Result<(), End> {
-        let read = match self.settings.idle_timeout {
+        let read = match self.guest.settings.idle_timeout {
             None => self.read().await,
             Some(limit) => clock::within(limit, self.read()).await.ok_or(End::Idle)?,
         };
@@ -458,7 +515,7 @@ impl Connection {
         };
         let permits =
             u32::try_from(grant + extra).expect("a grant is at most GRANT_BYTES_MAX and the extra");
-        let memory = Arc::clone(&self.memory);
+        let memory = Arc::clone(&self.guest.memory);
         self.starving = true;
         let permit = memory
             .acquire_many_owned(permits)
@@ -478,11 +535,11 @@ impl Connection {
         let seq = window.last_seq();
         let (done, taken) = oneshot::channel();
         let delivery = Delivery {
-            peer: self.peer,
+            peer: self.guest.peer,
             window,
             done,
         };
-        let deliver = self.deliver.clone();
+        let deliver = self.guest.deliver.clone();
         let mut taking = pin!(async move {
             deliver.send(delivery).await.map_err(|_| End::NotTaken)?;
             taken.await.map_err(|_| End::NotTaken)
@@ -494,7 +551,7 @@ impl Connection {
                     taken?;
                     return self.answer(ack(seq)).await;
                 }
-                () = clock::sleep(self.settings.keep_alive) => self.answer(KEEP_ALIVE).await?,
+                () = clock::sleep(self.guest.settings.keep_alive) => self.answer(KEEP_ALIVE).await?,
             }
         }
     }
@@ -502,8 +559,13 @@ impl Connection {
     /// Writes one ACK; a client that does not read its ACKs is not waited for longer than for
     /// a window.
     async fn answer(&mut self, frame: [u8; SHORT_BYTES]) -> Result<(), End> {
-        let limit = self.settings.window_timeout;
-        match clock::within(limit, self.stream.write_all(&frame)).await {
+        let limit = self.guest.settings.window_timeout;
+        let written = async {
+            self.stream.write_all(&frame).await?;
+            // TLS holds back what is not flushed.
+            self.stream.flush().await
+        };
+        match clock::within(limit, written).await {
             Some(written) => Ok(written?),
             None => Err(End::Io(io::ErrorKind::TimedOut.into())),
         }
@@ -517,7 +579,7 @@ impl Connection {
         }
         let drained = async { while matches!(self.read().await, Ok(1..)) {} };
         if clock::within(LINGER, drained).await.is_none() {
-            tracing::debug!(peer = %self.peer, "client goes on sending, resetting the connection");
+            tracing::debug!(peer = %self.guest.peer, "client goes on sending, resetting the connection");
         }
     }
 }
