@@ -286,6 +286,7 @@ fn read_lumberjack(table: &mut Table<'_, '_>) -> Option<sink::lumberjack::Settin
         ack_stall_timeout: Duration::from_secs(300),
         backoff_init: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
+        tls: None,
     };
     let size = table.number("bulk_max_size", 1..10_001, "bulk_max_size = 2048");
     settings.bulk_max_size = size.unwrap_or(settings.bulk_max_size);

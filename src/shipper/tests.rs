@@ -37,6 +37,7 @@ fn settings(bulk: u32, level: u32, pipelining: u32) -> Settings {
         ack_stall_timeout: Duration::from_secs(300),
         backoff_init: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
+        tls: None,
     }
 }
 

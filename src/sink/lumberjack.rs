@@ -8,6 +8,7 @@ use crate::clock::Tick;
 use crate::event::Ack;
 use crate::lumberjack::connection::Dial;
 use crate::protocol::client;
+use crate::tls;
 
 /// `[output.NAME]` with `kind = "lumberjack"`, checked. Names and defaults as in Filebeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +29,17 @@ pub struct Settings {
     pub backoff_init: Duration,
     /// Longest wait after failed connections. Default 60s.
     pub backoff_max: Duration,
+    /// `ssl`: encryption. Default none.
+    pub tls: Option<tls::Settings>,
 }
 
 impl Settings {
     /// How its servers are reached.
     #[must_use]
-    pub const fn dial(&self) -> Dial {
+    pub fn dial(&self) -> Dial {
         Dial {
             timeout: self.timeout,
+            tls: self.tls.clone().map(tls::Connector::new),
         }
     }
 }
