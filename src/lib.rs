@@ -28,7 +28,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`log`] |
-//! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`] |
+//! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`], [`deadletter`] |
 //! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`], [`tls`] |
 //! | 3 the text world | [`job`], [`config`], [`spool`] |
 //! | 4 acting parts | [`runner`], [`shipper`] |
@@ -47,6 +47,7 @@ pub mod units;
 
 // floor 1: pure machines
 pub mod cleanup;
+pub mod deadletter;
 pub mod protocol;
 pub mod queue;
 pub mod run;

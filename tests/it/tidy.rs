@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("protocol", "clock event units"),
     ("cleanup", "event units"),
     ("window", "clock event protocol queue units"),
+    ("deadletter", "disk units"),
     // floor 2: hands
     ("process", "clock disk event run units"),
     ("files", "clock disk event units"),
@@ -57,7 +58,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ),
     (
         "shipper",
-        "cleanup clock config disk event files lumberjack protocol queue sink units window",
+        "cleanup clock config deadletter disk event files lumberjack protocol queue sink units window",
     ),
     // floor 5: the head, which may use everything below
     ("status", BELOW_THE_HEAD),
@@ -70,7 +71,7 @@ const MAY_USE: &[(&str, &str)] = &[
 ];
 
 /// All modules of floors 0 to 4, and the head itself without `cli`.
-const BELOW_THE_HEAD: &str = "cleanup clock config control daemon disk event files job log \
+const BELOW_THE_HEAD: &str = "cleanup clock config control daemon deadletter disk event files job log \
      lumberjack pipeline process protocol queue results run runner schedule shipper sink source spool \
      status supervisor tls units window";
 
