@@ -2,6 +2,8 @@
 //!
 //! Serves the shipper, the receivers, and whoever uses this crate as a library. Must never know
 //! queues, jobs or configuration files.
+//!
+#![doc = include_str!("PEERS.md")]
 
 pub mod connection;
 pub mod server;
