@@ -1,7 +1,7 @@
-//! Frames of Lumberjack v2 as bytes, and whole windows built from them.
+//! Frames of Lumberjack as bytes, and whole windows built from them.
 //!
-//! All integers are unsigned, 32 bits, big-endian. A frame begins with the version (`2`) and a
-//! type letter; there is no magic, no checksum and no way to find the next frame after an error.
+//! All integers are unsigned, 32 bits, big-endian. A frame begins with the version (`1` or `2`)
+//! and a type letter; there is no magic, no checksum and no way to find the next frame after an error.
 //! Knows nothing of what is inside an event and nothing of who sends it.
 
 use flate2::Compress;
@@ -9,12 +9,45 @@ use flate2::Compression;
 use flate2::FlushCompress;
 use flate2::Status;
 
-/// The first byte of every frame that we write.
+/// The first byte of every frame of version 2.
 pub const VERSION: u8 = b'2';
+
+/// Which version a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// Events are pairs of texts (`D`).
+    V1,
+    /// Events are JSON (`J`).
+    #[default]
+    V2,
+}
+
+impl Version {
+    /// The first byte of its frames.
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::V1 => b'1',
+            Self::V2 => VERSION,
+        }
+    }
+
+    /// The version whose frames begin with this byte.
+    pub(super) const fn of(byte: u8) -> Option<Self> {
+        match byte {
+            b'1' => Some(Self::V1),
+            VERSION => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
+
 /// Opens a window: `2W`, count.
 pub const WINDOW: u8 = b'W';
 /// One event: `2J`, sequence number, length, a JSON object.
 pub const JSON: u8 = b'J';
+/// One event of version 1: `1D`, sequence number, count of pairs, keys and values.
+pub const DATA: u8 = b'D';
 /// Whole frames as one zlib stream (RFC 1950): `2C`, length, stream.
 pub const COMPRESSED: u8 = b'C';
 /// The server's answer: `2A`, sequence number; 0 only says that it is alive.
@@ -32,24 +65,30 @@ pub const WINDOW_EVENTS_MAX: u32 = 10_000;
 /// `W count`: exactly `count` events follow.
 #[must_use]
 pub const fn window_head(count: u32) -> [u8; SHORT_BYTES] {
-    short(WINDOW, count)
+    short(Version::V2, WINDOW, count)
 }
 
 /// The head of a `C` frame: a zlib stream of exactly `len` bytes follows.
 #[must_use]
 pub const fn compressed_head(len: u32) -> [u8; SHORT_BYTES] {
-    short(COMPRESSED, len)
+    short(Version::V2, COMPRESSED, len)
 }
 
 /// `A seq`: all events of the oldest window up to this one are taken over.
 #[must_use]
 pub const fn ack(seq: u32) -> [u8; SHORT_BYTES] {
-    short(ACK, seq)
+    ack_of(Version::V2, seq)
 }
 
-const fn short(kind: u8, value: u32) -> [u8; SHORT_BYTES] {
+/// The ACK of a window of either version.
+#[must_use]
+pub const fn ack_of(version: Version, seq: u32) -> [u8; SHORT_BYTES] {
+    short(version, ACK, seq)
+}
+
+const fn short(version: Version, kind: u8, value: u32) -> [u8; SHORT_BYTES] {
     let [a, b, c, d] = value.to_be_bytes();
-    [VERSION, kind, a, b, c, d]
+    [version.byte(), kind, a, b, c, d]
 }
 
 /// Appends a whole window to `out`: `W`, then `frames` as they are (`2J` frames numbered 1..=count).

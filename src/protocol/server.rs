@@ -1,31 +1,34 @@
 //! The server's side of a connection: bytes in, complete windows of checked events out.
 //!
 //! A window is given out whole or not at all, so the ACK can mean all of it. The ACK's number is
-//! the sequence number of the window's last frame: equal to the count for clients that number
-//! from 1 in each window, and what clients that number on across windows (pylogbeat) wait for.
-//! The numbers are not checked otherwise. Version 1 is refused with a name.
+//! the sequence number of the window's last frame, in the window's version: equal to the count for
+//! clients that number from 1 in each window, and what clients that number on across windows
+//! (pylogbeat) wait for. The numbers are not checked otherwise. The first byte of a window's `W`
+//! says its version. Events of version 2 stay byte for byte; those of version 1 (pairs of texts)
+//! become JSON objects.
 //!
 //! This module must never know sockets, or what becomes of the events. It trusts no announced
 //! number: memory grows with the bytes that have come, by steps that the caller grants.
 
 use std::ops::Range;
 
-use flate2::Decompress;
-use flate2::FlushDecompress;
-use flate2::Status;
-use serde::de::IgnoredAny;
-
 use crate::event::FRAME_HEAD_BYTES;
 use crate::protocol::frame::COMPRESSED;
+use crate::protocol::frame::DATA;
 use crate::protocol::frame::JSON;
 use crate::protocol::frame::SHORT_BYTES;
-use crate::protocol::frame::VERSION;
+use crate::protocol::frame::Version;
 use crate::protocol::frame::WINDOW;
 use crate::protocol::frame::WINDOW_EVENTS_MAX;
 
+use data::Scan;
 pub use fault::Fault;
+use inflate::Inflate;
 
+mod data;
 mod fault;
+mod inflate;
+mod object;
 #[cfg(test)]
 mod tests;
 
@@ -44,9 +47,9 @@ const _: () = assert!(WINDOW_BYTES_MAX < u32::MAX as usize);
 pub struct Limits {
     /// Most events of a window.
     pub window_events: u32,
-    /// Largest payload of one event.
+    /// Largest payload of one event, also of one that was made of pairs.
     pub frame_bytes: usize,
-    /// Largest window: all its frames, inflated. At most [`WINDOW_BYTES_MAX`].
+    /// Largest window: all its frames with their heads, inflated. At most [`WINDOW_BYTES_MAX`].
     pub window_bytes: usize,
 }
 
@@ -61,10 +64,12 @@ impl Default for Limits {
     }
 }
 
-/// A complete window: every event in it is a JSON object in UTF-8, byte for byte as it was sent.
+/// A complete window: every event in it is a JSON object in UTF-8, in version 2 byte for byte as
+/// it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The payloads, and between them what is left of frame heads.
+    version: Version,
+    /// The payloads, one behind the other.
     bytes: Vec<u8>,
     /// Where in `bytes` each payload lies.
     places: Vec<Range<u32>>,
@@ -83,6 +88,12 @@ impl Window {
     #[must_use]
     pub const fn count(&self) -> usize {
         self.places.len()
+    }
+
+    /// The version of its frames, and so of its ACK.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
     }
 
     /// The number of the last frame: the ACK of the whole window.
@@ -107,7 +118,10 @@ pub enum Want {
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
+    /// The frame that is being received, from the connection or from inside a `C` frame.
     phase: Phase,
+    /// The `C` frame that is being received.
+    inflate: Option<Box<Inflate>>,
     /// The window that is being received, or is complete and not yet taken.
     open: Option<Open>,
     /// Whether no frame has come yet: then strange bytes say what kind of client this is.
@@ -119,6 +133,8 @@ pub struct Session {
 struct Open {
     /// How many events the client announced.
     announced: u32,
+    /// Bytes of its frames that have come or been announced, inflated.
+    taken: usize,
     /// How large `window.bytes` may grow.
     granted: usize,
     window: Window,
@@ -131,25 +147,16 @@ enum Phase {
         bytes: [u8; FRAME_HEAD_BYTES],
         have: usize,
     },
-    /// A plain event's payload is being received.
+    /// A JSON event's payload is being received.
     Payload { seq: u32, start: usize, left: usize },
-    /// A `C` frame is being received.
-    Deflated(Box<Inflate>),
+    /// An event of pairs is being received.
+    Data { seq: u32, scan: Scan },
 }
 
 const BETWEEN_FRAMES: Phase = Phase::Head {
     bytes: [0; FRAME_HEAD_BYTES],
     have: 0,
 };
-
-#[derive(Debug)]
-struct Inflate {
-    stream: Decompress,
-    /// Bytes of the `C` frame that are still to come.
-    left: usize,
-    /// Up to where in the window's bytes frames have been cut.
-    cut: usize,
-}
 
 impl Session {
     /// A session on a connection that has just been accepted.
@@ -162,6 +169,7 @@ impl Session {
         Self {
             limits,
             phase: BETWEEN_FRAMES,
+            inflate: None,
             open: None,
             fresh: true,
             fault: None,
@@ -181,10 +189,9 @@ impl Session {
             if self.is_complete() {
                 return Ok(Want::Taking);
             }
-            let stopped = match self.phase {
-                Phase::Head { .. } => self.head(input),
-                Phase::Payload { .. } => self.payload(input),
-                Phase::Deflated(_) => self.deflated(input),
+            let stopped = match self.inflate.take() {
+                None => self.frame(input, false),
+                Some(inflate) => self.inflated(inflate, input),
             };
             match stopped {
                 Ok(None) => {}
@@ -223,26 +230,67 @@ impl Session {
     /// windows, when the connection may end without loss. Part of a head counts as a window.
     #[must_use]
     pub fn incomplete(&self) -> Option<(usize, u32)> {
-        match (&self.open, &self.phase) {
-            (Some(open), _) => Some((open.window.count(), open.announced)),
-            (None, Phase::Head { have: 0, .. }) => None,
-            (None, _) => Some((0, 0)),
+        match &self.open {
+            Some(open) => Some((open.window.count(), open.announced)),
+            None if self.is_between_frames() => None,
+            None => Some((0, 0)),
         }
     }
 
-    fn is_complete(&self) -> bool {
-        let between_frames = matches!(self.phase, Phase::Head { have: 0, .. });
-        between_frames && self.open.as_ref().is_some_and(Open::is_full)
+    const fn is_between_frames(&self) -> bool {
+        matches!(self.phase, Phase::Head { have: 0, .. }) && self.inflate.is_none()
     }
 
-    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
+    fn is_complete(&self) -> bool {
+        self.is_between_frames() && self.open.as_ref().is_some_and(Open::is_full)
+    }
+
+    /// Takes a part of a frame; `inside`: of one that a `C` frame holds.
+    fn frame(&mut self, input: &mut &[u8], inside: bool) -> Result<Option<Want>, Fault> {
+        match self.phase {
+            Phase::Head { .. } => self.head(input, inside),
+            Phase::Payload { .. } => self.payload(input),
+            Phase::Data { .. } => self.data(input),
+        }
+    }
+
+    /// Takes what the `C` frame holds, and inflates more of it when that is gone.
+    fn inflated(
+        &mut self,
+        mut inflate: Box<Inflate>,
+        input: &mut &[u8],
+    ) -> Result<Option<Want>, Fault> {
+        let mut ready = inflate.ready();
+        let wanted = self.frame(&mut ready, true)?;
+        let left = ready.len();
+        inflate.keep(left);
+        if wanted != Some(Want::Bytes) {
+            self.inflate = Some(inflate);
+            return Ok(wanted);
+        }
+        if inflate.is_over()? {
+            if !self.is_between_frames() {
+                return Err(Fault::CutFrame);
+            }
+            return Ok(None);
+        }
+        let wanted = inflate.go_on(input)?.then_some(Want::Bytes);
+        self.inflate = Some(inflate);
+        Ok(wanted)
+    }
+
+    fn head(&mut self, input: &mut &[u8], inside: bool) -> Result<Option<Want>, Fault> {
         let Phase::Head { bytes, have } = &mut self.phase else {
             return Ok(None);
         };
+        let full = self.open.as_ref().filter(|open| open.is_full());
+        if let (Some(open), [_, ..]) = (full, &**input) {
+            return Err(Fault::TooManyFrames(open.announced));
+        }
         loop {
             let need = match (*have, bytes[1]) {
                 (0 | 1, _) => 2,
-                (_, JSON) => FRAME_HEAD_BYTES,
+                (_, JSON | DATA) => FRAME_HEAD_BYTES,
                 _ => SHORT_BYTES,
             };
             if *have == need {
@@ -255,24 +303,26 @@ impl Session {
             if *have < need {
                 return Ok(Some(Want::Bytes));
             }
-            if need == 2 && !matches!([bytes[0], bytes[1]], [VERSION, WINDOW | JSON | COMPRESSED]) {
-                return Err(Fault::strange([bytes[0], bytes[1]], self.fresh));
+            if need == 2 {
+                let window = self.open.as_ref().map(|open| open.window.version);
+                admit([bytes[0], bytes[1]], window, inside, self.fresh)?;
             }
         }
-        let kind = bytes[1];
+        let (version, kind) = (Version::of(bytes[0]).unwrap_or_default(), bytes[1]);
         let first = number(&bytes[2..6]);
         let second = number(&bytes[6..10]);
         self.fresh = false;
         self.phase = BETWEEN_FRAMES;
         match kind {
-            WINDOW => self.begin_window(first)?,
+            WINDOW => self.begin_window(version, first)?,
             JSON => self.begin_payload(first, second)?,
+            DATA => self.begin_data(first, second)?,
             _ => self.begin_deflated(first)?,
         }
         Ok(None)
     }
 
-    fn begin_window(&mut self, announced: u32) -> Result<(), Fault> {
+    fn begin_window(&mut self, version: Version, announced: u32) -> Result<(), Fault> {
         if let Some(open) = &self.open {
             return Err(Fault::WindowInWindow {
                 come: open.window.count(),
@@ -288,8 +338,10 @@ impl Session {
         if announced > 0 {
             self.open = Some(Open {
                 announced,
+                taken: 0,
                 granted: 0,
                 window: Window {
+                    version,
                     bytes: Vec::new(),
                     places: Vec::new(),
                     last_seq: 0,
@@ -300,25 +352,38 @@ impl Session {
     }
 
     fn begin_payload(&mut self, seq: u32, len: u32) -> Result<(), Fault> {
-        let open = self.open.as_ref().ok_or(Fault::NoWindow)?;
+        let open = self.open.as_mut().ok_or(Fault::NoWindow)?;
+        let left = len as usize;
+        if left > self.limits.frame_bytes {
+            return Err(Fault::FrameTooLarge {
+                announced: left,
+                limit: self.limits.frame_bytes,
+            });
+        }
+        open.take(FRAME_HEAD_BYTES + left, &self.limits)?;
         let start = open.window.bytes.len();
-        let left = payload_len(len, start, &self.limits)?;
         self.phase = Phase::Payload { seq, start, left };
         Ok(())
     }
 
+    fn begin_data(&mut self, seq: u32, pairs: u32) -> Result<(), Fault> {
+        let open = self.open.as_mut().ok_or(Fault::NoWindow)?;
+        open.take(FRAME_HEAD_BYTES, &self.limits)?;
+        let scan = Scan::new(open.window.bytes.len(), pairs)?;
+        self.phase = Phase::Data { seq, scan };
+        Ok(())
+    }
+
     fn begin_deflated(&mut self, len: u32) -> Result<(), Fault> {
-        let open = self.open.as_ref().ok_or(Fault::NoWindow)?;
-        let left = len as usize;
+        if self.open.is_none() {
+            return Err(Fault::NoWindow);
+        }
+        let len = len as usize;
         // Not kept but inflated as it comes, and a stream is hardly ever longer than what it holds.
-        if left > self.limits.window_bytes {
+        if len > self.limits.window_bytes {
             return Err(Fault::WindowBytes(self.limits.window_bytes));
         }
-        self.phase = Phase::Deflated(Box::new(Inflate {
-            stream: Decompress::new(true),
-            left,
-            cut: open.window.bytes.len(),
-        }));
+        self.inflate = Some(Box::new(Inflate::new(len)));
         Ok(())
     }
 
@@ -327,65 +392,51 @@ impl Session {
         else {
             return Ok(None);
         };
-        let bytes = &mut open.window.bytes;
         if *left > 0 {
-            if input.is_empty() {
-                return Ok(Some(Want::Bytes));
+            match open.copy(input, *left) {
+                Ok(copied) => *left -= copied,
+                Err(want) => return Ok(Some(want)),
             }
-            let room = open.granted.saturating_sub(bytes.len());
-            if room == 0 {
-                return Ok(Some(Want::Room));
-            }
-            let (now, rest) = input.split_at((*left).min(input.len()).min(room));
-            bytes.extend_from_slice(now);
-            *left -= now.len();
-            *input = rest;
         }
         if *left == 0 {
-            let (seq, place) = (*seq, *start..bytes.len());
-            open.add(seq, place)?;
+            let payload = &open.window.bytes[*start..];
+            object::check(payload, open.window.count() + 1)?;
+            open.window.add(*seq, *start);
             self.phase = BETWEEN_FRAMES;
         }
         Ok(None)
     }
 
-    fn deflated(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
-        let (Phase::Deflated(inflate), Some(open)) = (&mut self.phase, &mut self.open) else {
+    fn data(&mut self, input: &mut &[u8]) -> Result<Option<Want>, Fault> {
+        let (Phase::Data { seq, scan }, Some(open)) = (&mut self.phase, &mut self.open) else {
             return Ok(None);
         };
-        if input.is_empty() && inflate.left > 0 {
-            return Ok(Some(Want::Bytes));
+        let bytes = &mut open.window.bytes;
+        if let Some(end) = scan.reach(bytes, self.limits.frame_bytes)? {
+            let missing = end - bytes.len();
+            return match open.copy(input, missing) {
+                Ok(copied) => open.take(copied, &self.limits).map(|()| None),
+                Err(want) => Ok(Some(want)),
+            };
         }
-        let before = open.window.bytes.len();
-        if before >= open.granted {
-            return Ok(Some(Want::Room));
+        let object = data::object(&bytes[scan.start()..]);
+        let end = scan.start() + object.len();
+        if object.len() > self.limits.frame_bytes {
+            return Err(Fault::FrameTooLarge {
+                announced: object.len(),
+                limit: self.limits.frame_bytes,
+            });
         }
-        let given = &input[..inflate.left.min(input.len())];
-        let taken_before = inflate.stream.total_in();
-        let status = inflate
-            .stream
-            .decompress_vec(given, &mut open.window.bytes, FlushDecompress::None)
-            .map_err(|_| Fault::Zlib)?;
-        let taken = usize::try_from(inflate.stream.total_in() - taken_before)
-            .expect("it takes at most what it is given");
-        *input = &input[taken..];
-        inflate.left -= taken;
-        let grown = open.window.bytes.len() - before;
-        if open.window.bytes.len() > self.limits.window_bytes {
+        if end > self.limits.window_bytes {
             return Err(Fault::WindowBytes(self.limits.window_bytes));
         }
-        open.cut_frames(&mut inflate.cut, &self.limits)?;
-        if status == Status::StreamEnd {
-            if inflate.left > 0 {
-                return Err(Fault::ZlibTrailing(inflate.left));
-            }
-            if inflate.cut < open.window.bytes.len() {
-                return Err(Fault::CutFrame);
-            }
-            self.phase = BETWEEN_FRAMES;
-        } else if grown == 0 && taken == 0 {
-            return Err(Fault::ZlibShort);
+        if end > open.granted {
+            return Ok(Some(Want::Room));
         }
+        bytes.truncate(scan.start());
+        bytes.extend_from_slice(&object);
+        open.window.add(*seq, scan.start());
+        self.phase = BETWEEN_FRAMES;
         Ok(None)
     }
 }
@@ -395,72 +446,57 @@ impl Open {
         self.window.count() >= self.announced as usize
     }
 
-    /// Cuts all whole frames behind `cut` out of what was inflated.
-    fn cut_frames(&mut self, cut: &mut usize, limits: &Limits) -> Result<(), Fault> {
-        loop {
-            let rest = &self.window.bytes[*cut..];
-            match rest {
-                [VERSION, JSON, ..] | [VERSION] | [] => {}
-                [VERSION, COMPRESSED, ..] => return Err(Fault::Nested),
-                [VERSION, WINDOW, ..] => return Err(Fault::WindowInCompressed),
-                [version, kind, ..] => return Err(Fault::strange([*version, *kind], false)),
-                [byte] => return Err(Fault::strange([*byte, 0], false)),
-            }
-            if !rest.is_empty() && self.is_full() {
-                return Err(Fault::TooManyFrames(self.announced));
-            }
-            let Some((head, rest)) = rest.split_at_checked(FRAME_HEAD_BYTES) else {
-                return Ok(());
-            };
-            let start = *cut + FRAME_HEAD_BYTES;
-            let len = payload_len(number(&head[6..10]), start, limits)?;
-            if rest.len() < len {
-                return Ok(());
-            }
-            let seq = number(&head[2..6]);
-            self.add(seq, start..start + len)?;
-            *cut = start + len;
+    /// Counts bytes of frames against the window's limit.
+    fn take(&mut self, bytes: usize, limits: &Limits) -> Result<(), Fault> {
+        self.taken += bytes;
+        if self.taken > limits.window_bytes {
+            return Err(Fault::WindowBytes(limits.window_bytes));
         }
-    }
-
-    /// Checks the payload at `place` and adds it to the window.
-    fn add(&mut self, seq: u32, place: Range<usize>) -> Result<(), Fault> {
-        let window = &mut self.window;
-        check_object(&window.bytes[place.clone()], window.places.len() + 1)?;
-        window.places.push(narrow(place.start)..narrow(place.end));
-        window.last_seq = seq;
         Ok(())
     }
+
+    /// Copies at most `most` bytes from the front of `input`; says how many, or what it lacks.
+    fn copy(&mut self, input: &mut &[u8], most: usize) -> Result<usize, Want> {
+        if input.is_empty() {
+            return Err(Want::Bytes);
+        }
+        let room = self.granted.saturating_sub(self.window.bytes.len());
+        if room == 0 {
+            return Err(Want::Room);
+        }
+        let (now, rest) = input.split_at(most.min(input.len()).min(room));
+        self.window.bytes.extend_from_slice(now);
+        *input = rest;
+        Ok(now.len())
+    }
 }
 
-/// The length of a payload that begins at `start` of the window's bytes, if it may be that long.
-fn payload_len(len: u32, start: usize, limits: &Limits) -> Result<usize, Fault> {
-    let len = len as usize;
-    if len > limits.frame_bytes {
-        return Err(Fault::FrameTooLarge {
-            announced: len,
-            limit: limits.frame_bytes,
-        });
+impl Window {
+    /// Adds the event whose payload goes from `start` to the end.
+    fn add(&mut self, seq: u32, start: usize) {
+        self.places.push(narrow(start)..narrow(self.bytes.len()));
+        self.last_seq = seq;
     }
-    if start + len > limits.window_bytes {
-        return Err(Fault::WindowBytes(limits.window_bytes));
-    }
-    Ok(len)
 }
 
-/// Refuses everything but one JSON object in UTF-8; `number` is the event's place in its window.
-fn check_object(payload: &[u8], number: usize) -> Result<(), Fault> {
-    let text = std::str::from_utf8(payload).map_err(|_| Fault::NotUtf8(number))?;
-    if !text.trim_start().starts_with('{') {
-        return Err(Fault::NotAnObject(number));
+/// Refuses a frame that begins with `bytes` in a `window` of that version, or outside of one.
+fn admit(bytes: [u8; 2], window: Option<Version>, inside: bool, fresh: bool) -> Result<(), Fault> {
+    let Some(version) = Version::of(bytes[0]) else {
+        return Err(Fault::strange(bytes, fresh));
+    };
+    match (version, bytes[1]) {
+        (_, WINDOW) if inside => Err(Fault::WindowInCompressed),
+        (_, COMPRESSED) if inside => Err(Fault::Nested),
+        (_, WINDOW) => Ok(()),
+        (_, COMPRESSED) | (Version::V1, DATA) | (Version::V2, JSON) => match window {
+            Some(window) if window != version => Err(Fault::MixedVersions {
+                window,
+                frame: bytes,
+            }),
+            _ => Ok(()),
+        },
+        _ => Err(Fault::strange(bytes, fresh)),
     }
-    // Iterative in serde_json, so that deep nesting costs heap within the frame's limit, no stack.
-    serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|error| Fault::NotJson {
-            number,
-            error: error.to_string(),
-        })
 }
 
 fn number(bytes: &[u8]) -> u32 {

@@ -6,21 +6,31 @@
 use std::fmt;
 
 use crate::protocol::frame::ACK;
+use crate::protocol::frame::DATA;
+use crate::protocol::frame::JSON;
+use crate::protocol::frame::Version;
 use crate::units::show_bytes;
 
 /// Why the connection must be closed. The client sends again what was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The client speaks Lumberjack version 1.
-    Version1,
     /// The client speaks TLS.
     Tls,
     /// The client speaks HTTP.
     Http,
     /// A frame of a version or type that does not exist.
     Unknown([u8; 2]),
-    /// A `D` frame of version 2, which only some clients know.
+    /// A `D` frame of version 2, which only some servers take.
     DataFrame,
+    /// A `J` frame of version 1, which hardly a server takes.
+    JsonFrame,
+    /// A frame of another version than its window.
+    MixedVersions {
+        /// The window's.
+        window: Version,
+        /// The frame's first two bytes.
+        frame: [u8; 2],
+    },
     /// The client sends ACKs.
     ClientAck,
     /// An event came without an announced window.
@@ -46,6 +56,13 @@ pub enum Fault {
         /// The length that is taken.
         limit: usize,
     },
+    /// An event of version 1 of too many pairs was announced.
+    TooManyPairs {
+        /// Pairs that were announced.
+        announced: u32,
+        /// Pairs that are taken.
+        limit: u32,
+    },
     /// A window holds more than this many bytes.
     WindowBytes(usize),
     /// A `C` frame holds more events than the window's announced ones.
@@ -66,6 +83,13 @@ pub enum Fault {
     NotUtf8(usize),
     /// The window's event of this number (from 1) is not a JSON object.
     NotAnObject(usize),
+    /// An event is nested too deeply.
+    TooDeep {
+        /// Its place in its window, from 1.
+        number: usize,
+        /// How deep it may be.
+        limit: usize,
+    },
     /// The window's event of this number is not JSON.
     NotJson {
         /// From 1.
@@ -80,9 +104,9 @@ impl Fault {
     /// what else their client speaks.
     pub(super) fn strange(bytes: [u8; 2], fresh: bool) -> Self {
         match bytes {
-            [b'1', b'W' | b'D' | b'C' | b'J'] => Self::Version1,
-            [b'2', ACK] => Self::ClientAck,
-            [b'2', b'D'] => Self::DataFrame,
+            [b'1' | b'2', ACK] => Self::ClientAck,
+            [b'2', DATA] => Self::DataFrame,
+            [b'1', JSON] => Self::JsonFrame,
             [0x16, 0x03] if fresh => Self::Tls,
             // GET, PUT, POST, PATCH, PRI (HTTP/2), HEAD, DELETE, OPTIONS, CONNECT, TRACE.
             [b'G' | b'H' | b'D', b'E'] | [b'P', b'U' | b'O' | b'A' | b'R'] if fresh => Self::Http,
@@ -95,10 +119,6 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version1 => f.write_str(
-                "the client speaks Lumberjack version 1 (logstash-forwarder); \
-                 only version 2 is taken, as Filebeat sends it",
-            ),
             Self::Tls => f.write_str(
                 "the client speaks TLS, but this port is plain; \
                  turn TLS off in the client, in Filebeat `ssl.enabled: false`",
@@ -110,12 +130,23 @@ impl fmt::Display for Fault {
             Self::Unknown(bytes) => write!(
                 f,
                 "the client sent `{}` where a frame begins; \
-                 a Lumberjack version 2 client sends `2W`, `2J` or `2C`",
+                 a Lumberjack client sends `2W`, `2J` or `2C`, in version 1 `1W`, `1D` or `1C`",
                 bytes.escape_ascii()
             ),
             Self::DataFrame => f.write_str(
                 "the client sent a version 2 frame of type `D`; \
                  version 2 events are of type `J`, as Filebeat sends them",
+            ),
+            Self::JsonFrame => f.write_str(
+                "the client sent a version 1 frame of type `J`; \
+                 version 1 events are of type `D`, JSON is for version 2",
+            ),
+            Self::MixedVersions { window, frame } => write!(
+                f,
+                "the client sent `{}` in a window of version {}; \
+                 all frames of a window are of one version",
+                frame.escape_ascii(),
+                char::from(window.byte())
             ),
             Self::ClientAck => {
                 f.write_str("the client sent an ACK; only servers do: is it a server itself?")
@@ -136,6 +167,10 @@ impl fmt::Display for Fault {
             Self::FrameTooLarge { announced, limit } => write!(
                 f,
                 "the client announced an event of {announced} bytes, the limit is {limit}"
+            ),
+            Self::TooManyPairs { announced, limit } => write!(
+                f,
+                "the client announced an event of {announced} keys, the limit is {limit}"
             ),
             Self::WindowBytes(limit) => write!(
                 f,
@@ -162,6 +197,11 @@ impl fmt::Display for Fault {
             Self::NotAnObject(number) => write!(
                 f,
                 "event {number} of a window is not a JSON object like {{\"message\":\"text\"}}"
+            ),
+            Self::TooDeep { number, limit } => write!(
+                f,
+                "event {number} of a window is nested more than {limit} deep, \
+                 which Logstash refuses too"
             ),
             Self::NotJson { number, error } => {
                 write!(f, "event {number} of a window is not valid JSON ({error})")
