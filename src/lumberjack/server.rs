@@ -422,6 +422,8 @@ impl Connection {
     async fn run(mut self, stop: watch::Receiver<bool>) {
         let end = self.talk(stop).await;
         end.log(self.guest.peer, &self.guest.settings);
+        // A window that did not come whole goes before its share of the memory does, not after the linger.
+        self.session = Session::new(self.guest.settings.limits);
         self.held = None;
         if !matches!(end, End::Io(_)) {
             self.close().await;
