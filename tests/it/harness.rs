@@ -22,10 +22,16 @@ use std::time::Instant;
 use serde_json::Value;
 
 mod logstash;
+mod proxy;
+mod receiver;
 
 pub(crate) use logstash::Keep;
 pub(crate) use logstash::Logstash;
 pub(crate) use logstash::Mode;
+pub(crate) use proxy::Cut;
+pub(crate) use proxy::Direction;
+pub(crate) use proxy::Proxy;
+pub(crate) use receiver::Receiver;
 
 /// Patience with anything that should come, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -63,15 +69,20 @@ impl Spool {
 
     /// A root whose output is the server on this port, otherwise with the default settings.
     pub(crate) fn with_defaults(port: u16) -> Self {
+        Self::with_settings(&format!(
+            "[output.lumberjack]\nhosts = [\"127.0.0.1:{port}\"]\nbackoff = {{ init = \"100ms\", max = \"1s\" }}\n"
+        ))
+    }
+
+    /// A root whose `spoolbeat.toml` is this.
+    pub(crate) fn with_settings(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spool = Self {
             folder,
             daemon: None,
         };
         fs::create_dir_all(spool.root().join("jobs")).unwrap();
-        spool.settings(&format!(
-            "[output.lumberjack]\nhosts = [\"127.0.0.1:{port}\"]\nbackoff = {{ init = \"100ms\", max = \"1s\" }}\n"
-        ));
+        spool.settings(settings);
         spool
     }
 
@@ -164,17 +175,7 @@ impl Spool {
 
     /// The most memory that the daemon itself has had resident, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .unwrap();
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            * 1024
+        peak_memory(self.daemon.as_ref().unwrap().id())
     }
 
     fn proc(&self, file: &str) -> PathBuf {
@@ -248,6 +249,14 @@ fn spoolbeat() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spoolbeat"));
     command.env_remove("SPOOLBEAT_ROOT").stdin(Stdio::null());
     command
+}
+
+/// The most memory that a process has had resident, in bytes.
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.unwrap().split_whitespace().nth(1);
+    number.unwrap().parse::<u64>().unwrap() * 1024
 }
 
 fn end_of(child: &mut Child, what: &str) -> ExitStatus {

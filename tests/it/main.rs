@@ -2,6 +2,8 @@
 
 mod accounts;
 mod capture;
+mod bombs;
+mod cut_points;
 mod first_light;
 mod harness;
 mod process;

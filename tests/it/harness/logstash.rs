@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::BufReader;
 use std::io::Read;
@@ -64,7 +65,8 @@ struct State {
     mode: Mode,
     open: bool,
     connections: usize,
-    sockets: Vec<TcpStream>,
+    /// Those of connections that have not ended.
+    sockets: BTreeMap<usize, TcpStream>,
     windows: Vec<Window>,
     faults: Vec<String>,
 }
@@ -91,7 +93,7 @@ impl Logstash {
             mode: Mode::All,
             open: true,
             connections: 0,
-            sockets: Vec::new(),
+            sockets: BTreeMap::new(),
             windows: Vec::new(),
             faults: Vec::new(),
         };
@@ -120,7 +122,7 @@ impl Logstash {
         {
             let mut state = self.shared.state.lock().unwrap();
             state.open = false;
-            for socket in state.sockets.drain(..) {
+            for socket in std::mem::take(&mut state.sockets).values() {
                 // An error means that the connection has ended already.
                 drop(socket.shutdown(Shutdown::Both));
             }
@@ -198,12 +200,17 @@ fn serve(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
                 if !state.open {
                     return;
                 }
-                state.sockets.push(socket.try_clone().unwrap());
                 state.connections += 1;
-                state.connections
+                let connection = state.connections;
+                let handle = socket.try_clone().unwrap();
+                state.sockets.insert(connection, handle);
+                connection
             };
             let shared = Arc::clone(&shared);
-            thread::spawn(move || talk(connection, &socket, &shared));
+            thread::spawn(move || {
+                talk(connection, &socket, &shared);
+                shared.state.lock().unwrap().sockets.remove(&connection);
+            });
         }
     })
 }
