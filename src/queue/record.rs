@@ -271,7 +271,7 @@ impl Body {
     ///
     /// # Errors
     /// [`Bad::Newer`] for an unknown critical section, [`Bad::Damaged`] when it is no body.
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Bad> {
+    pub fn read(body: &[u8]) -> Result<Self, Bad> {
         let mut read = Self {
             events: Vec::new(),
             route: Route::default(),

@@ -5,6 +5,7 @@ mod capture;
 mod bombs;
 mod cut_points;
 mod first_light;
+mod fuzz;
 mod harness;
 mod process;
 mod runs;
