@@ -1,4 +1,4 @@
-//! Units: instants, durations and sizes as people write them.
+//! Units: instants, durations, sizes and addresses as people write them.
 //!
 //! A value that exists is valid: text becomes a type once, and a refusal shows a
 //! correct example. Knows nothing of clocks (it never asks for the time), jobs or files.
@@ -12,6 +12,9 @@ use chrono::Datelike;
 use chrono::TimeZone;
 use chrono::Timelike;
 use chrono::Utc;
+
+/// Port that Logstash's beats input listens on by default.
+pub const LUMBERJACK_PORT: u16 = 5044;
 
 /// A wall-clock instant: milliseconds since 1970-01-01T00:00:00Z, the resolution of Beats events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -158,6 +161,49 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => return Err(refuse()),
     };
     number.checked_mul(unit).ok_or_else(refuse)
+}
+
+/// `host:port` of a text in which the port may be left out where there is a usual one.
+///
+/// # Errors
+/// What is wrong with the text; the caller knows the example.
+pub fn parse_address(text: &str, usual_port: Option<u16>) -> Result<String, String> {
+    let refuse = |why: &str| Err(format!("`{text}` is not an address: {why}"));
+    if text.contains("://") {
+        return refuse("it is a URL");
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let Some((host, port)) = rest.split_once(']') else {
+                return refuse("`[` without `]`");
+            };
+            if host.parse::<std::net::Ipv6Addr>().is_err() {
+                return refuse("what stands in brackets is not an IPv6 address");
+            }
+            (format!("[{host}]"), port)
+        }
+        None if text.matches(':').count() > 1 => {
+            return refuse("an IPv6 address stands in brackets");
+        }
+        None => {
+            let end = text.find(':').unwrap_or(text.len());
+            (text[..end].to_owned(), &text[end..])
+        }
+    };
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@,;".contains(c);
+    if host.is_empty() || host.contains(odd) {
+        return refuse("there is no host name");
+    }
+    let port = match (port.strip_prefix(':'), usual_port) {
+        (Some(port), _) => port.parse::<u16>().ok(),
+        (None, usual) if port.is_empty() => usual,
+        (None, _) => None,
+    };
+    // Port 0 is a listener's way to say "any".
+    match port.filter(|port| *port > 0 || usual_port.is_none()) {
+        Some(port) => Ok(format!("{host}:{port}")),
+        None => refuse("there is no port from 1 to 65535"),
+    }
 }
 
 /// Writes a size the way people read it: `512 B`, `1.5 MiB`.

@@ -18,6 +18,8 @@ use crate::daemon;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::log;
+use crate::lumberjack;
+use crate::lumberjack::client::Advice;
 use crate::process;
 use crate::results::Results;
 
@@ -33,10 +35,14 @@ pub mod run;
 pub mod status;
 pub mod try_job;
 
+mod feed;
 mod say;
 
 /// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
 const EXIT_SYSTEM: u8 = 71;
+
+/// sysexits `EX_UNAVAILABLE`: events are left that no server took, or an address cannot be had.
+const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Anything else that went wrong.
 const EXIT_ERROR: u8 = 1;
@@ -151,6 +157,14 @@ fn dispatch(cli: Cli) -> Done {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
             block_on(receive::run(args))
         }
+    }
+}
+
+/// The exit code of a client's failure.
+const fn exit_of(error: &lumberjack::client::Error) -> u8 {
+    match error.advice {
+        Advice::Misconfigured => say::BAD_CONFIG,
+        Advice::Retry | Advice::Reject => EXIT_UNAVAILABLE,
     }
 }
 

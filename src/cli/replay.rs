@@ -9,25 +9,20 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::clock;
+use crate::cli::exit_of;
+use crate::cli::feed;
+use crate::cli::feed::Feeder;
+use crate::cli::feed::Gone;
 use crate::config::Output;
 use crate::config::OutputKind;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
-use crate::event::Frames;
-use crate::lumberjack::connection::Connection;
-use crate::lumberjack::connection::Turn;
 use crate::queue::inspect;
 use crate::queue::inspect::Filter;
 use crate::queue::inspect::Go;
 use crate::queue::inspect::Survey;
-use crate::sink::lumberjack::Session;
-use crate::sink::lumberjack::Settings;
 use crate::units::Timestamp;
-use crate::window::Builder;
-use crate::window::Limits;
 
 /// `spoolbeat replay`.
 #[derive(Debug, clap::Args)]
@@ -45,11 +40,8 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// How often a window is tried before the replay is given up.
-const TRIES_MAX: u32 = 3;
-
-/// Windows between the reader of the queue and the connection.
-const WINDOWS_WAITING_MAX: usize = 2;
+/// How often in a row the replay tries again before it is given up.
+const RETRIES: u32 = 2;
 
 /// Runs it.
 pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
@@ -95,26 +87,30 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
             ),
         );
     };
-    let limits = Limits {
-        events: settings.bulk_max_size,
-        compression_level: settings.compression_level,
+    let mut client = match settings.client().retries(RETRIES).connect().await {
+        Ok(client) => client,
+        Err(error) => return super::say::fail(exit_of(&error), &error.reason),
     };
-    let (windows_tx, windows) = tokio::sync::mpsc::channel(WINDOWS_WAITING_MAX);
-    let reader = tokio::task::spawn_blocking(move || {
-        read(&disk, &dir, &survey, &filter, limits, &windows_tx)
-    });
-    let sent = send(windows, settings).await;
-    let read = reader.await.unwrap_or_else(|error| Err(error.to_string()));
+    let (feeder, feed) = feed::new();
+    let reader = tokio::task::spawn_blocking(move || read(&disk, &dir, &survey, &filter, &feeder));
+    let sent = feed.send_by(&mut client).await;
+    // The reader sees that nobody sends any more.
+    drop(feed);
+    let read = reader.await.map_err(io::Error::other).flatten();
+    let events = client.acked();
     match (sent, read) {
-        (Ok(events), Ok(0)) => super::say::done(&format!("{events} events sent again to {name}")),
-        (Ok(events), Ok(missed)) => super::say::fail(
+        (Ok(()), Ok(0)) => super::say::done(&format!("{events} events sent again to {name}")),
+        (Ok(()), Ok(missed)) => super::say::fail(
             1,
             &format!(
                 "{events} events sent again to {name}; {missed} damaged records were left out"
             ),
         ),
-        (Err(why), _) => super::say::fail(69, &why),
-        (_, Err(why)) => super::say::fail(74, &why),
+        (Err(error), _) => super::say::fail(
+            exit_of(&error),
+            &format!("{error}; given up after {events} events and {RETRIES} further tries"),
+        ),
+        (_, Err(error)) => super::say::fail(74, &format!("after {events} events: {error}")),
     }
 }
 
@@ -129,99 +125,19 @@ fn print(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> 
     out.flush()
 }
 
-type Windows = tokio::sync::mpsc::Sender<crate::window::Window>;
-
-/// Reads the wanted events into windows; returns how many records were damaged.
+/// Reads the wanted events; returns how many records were damaged.
 fn read(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     survey: &Survey,
     filter: &Filter,
-    limits: Limits,
-    windows: &Windows,
-) -> Result<u64, String> {
-    let mut builder = Builder::new(limits);
+    feeder: &Feeder,
+) -> io::Result<u64> {
     let missed = inspect::events(disk, dir, survey.end, filter, |_, event| {
-        let mut one = Frames::default();
-        one.push(|out| out.extend_from_slice(event));
-        if builder.add(&one, 0) == 1 {
-            return Go::On;
+        match feeder.push(|out| out.extend_from_slice(event)) {
+            Ok(()) => Go::On,
+            Err(Gone) => Go::Stop,
         }
-        let full = builder.finish();
-        builder.add(&one, 0);
-        match full.map(|window| windows.blocking_send(window)) {
-            Some(Err(_)) => Go::Stop,
-            _ => Go::On,
-        }
-    })
-    .map_err(|error| error.to_string())?;
-    if let Some(window) = builder.finish() {
-        // The sender has given up when nobody takes it; it says why.
-        drop(windows.blocking_send(window));
-    }
+    })?;
     Ok(missed.records)
-}
-
-async fn send(
-    mut windows: tokio::sync::mpsc::Receiver<crate::window::Window>,
-    settings: &Settings,
-) -> Result<u64, String> {
-    let mut events = 0;
-    let mut link = None;
-    while let Some(window) = windows.recv().await {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match one_window(&mut link, &window, settings, tries).await {
-                Ok(()) => break,
-                Err(why) if tries >= TRIES_MAX => {
-                    return Err(format!(
-                        "{why}; given up after {events} events and {tries} tries"
-                    ));
-                }
-                Err(why) => {
-                    tracing::warn!(error = why, "the window is sent again");
-                    link = None;
-                    clock::sleep(settings.backoff_init).await;
-                }
-            }
-        }
-        events += u64::from(window.events);
-    }
-    Ok(events)
-}
-
-async fn one_window(
-    link: &mut Option<(Connection, Session)>,
-    window: &crate::window::Window,
-    settings: &Settings,
-    tries: u32,
-) -> Result<(), String> {
-    let (connection, session) = match link {
-        Some(link) => link,
-        None => {
-            let host = &settings.hosts[(tries - 1) as usize % settings.hosts.len()];
-            let connection = Connection::open(host, &settings.dial())
-                .await
-                .map_err(|broken| broken.reason)?;
-            link.insert((connection, Session::new(settings, clock::tick())))
-        }
-    };
-    session.sent(window.events, clock::tick());
-    connection.send(window.bytes.clone());
-    while session.in_flight() > 0 {
-        let wait = session
-            .deadline()
-            .map_or(Duration::ZERO, |at| at.since(clock::tick()));
-        match clock::within(wait, connection.turn()).await {
-            Some(Ok(Turn::Received(bytes))) => {
-                // Nothing depends on a partial ACK here: a window that breaks is sent whole again.
-                session.received(&bytes, clock::tick())?;
-            }
-            Some(Ok(Turn::Wrote)) => session.wrote(clock::tick()),
-            Some(Err(broken)) => return Err(broken.reason),
-            None => session.check(clock::tick())?,
-        }
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use tracing::Level;
 use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_SYSTEM;
+use crate::cli::EXIT_UNAVAILABLE;
 use crate::cli::block_on;
 use crate::cli::load;
 use crate::cli::say;
@@ -20,9 +21,6 @@ use crate::log;
 use crate::supervisor::Exit;
 use crate::supervisor::Mode;
 use crate::units::parse_duration;
-
-/// sysexits `EX_UNAVAILABLE`: events are left that no server took, or an address cannot be had.
-const EXIT_UNAVAILABLE: u8 = 69;
 
 /// sysexits `EX_CANTCREAT`: a folder of the root cannot be made.
 const EXIT_CANNOT_CREATE: u8 = 73;

@@ -29,9 +29,8 @@ use crate::files;
 use crate::queue;
 use crate::queue::Durability;
 use crate::sink;
-
-/// Port that Logstash's beats input listens on by default.
-const LUMBERJACK_PORT: u16 = 5044;
+use crate::units;
+use crate::units::LUMBERJACK_PORT;
 
 /// Shortest time that any wait may be set to.
 const LEAST: Duration = Duration::from_millis(1);
@@ -331,7 +330,7 @@ fn read_hosts(table: &mut Table<'_, '_>) -> Vec<String> {
     }
     let mut addresses = Vec::with_capacity(hosts.len());
     for host in &hosts {
-        match address(&host.value, Some(LUMBERJACK_PORT)) {
+        match units::parse_address(&host.value, Some(LUMBERJACK_PORT)) {
             Ok(address) => addresses.push(address),
             Err(message) => table.refuse(host, format!("{message}; write {HOSTS_EXAMPLE}")),
         }
@@ -340,46 +339,6 @@ fn read_hosts(table: &mut Table<'_, '_>) -> Vec<String> {
         table.lacks("hosts", format!("names no host; write {HOSTS_EXAMPLE}"));
     }
     addresses
-}
-
-/// `host:port` of a text in which the port may be left out where there is a usual one.
-fn address(text: &str, usual_port: Option<u16>) -> Result<String, String> {
-    let refuse = |why: &str| Err(format!("`{text}` is not an address: {why}"));
-    if text.contains("://") {
-        return refuse("it is a URL");
-    }
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let Some((host, port)) = rest.split_once(']') else {
-                return refuse("`[` without `]`");
-            };
-            if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return refuse("what stands in brackets is not an IPv6 address");
-            }
-            (format!("[{host}]"), port)
-        }
-        None if text.matches(':').count() > 1 => {
-            return refuse("an IPv6 address stands in brackets");
-        }
-        None => {
-            let end = text.find(':').unwrap_or(text.len());
-            (text[..end].to_owned(), &text[end..])
-        }
-    };
-    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@,;".contains(c);
-    if host.is_empty() || host.contains(odd) {
-        return refuse("there is no host name");
-    }
-    let port = match (port.strip_prefix(':'), usual_port) {
-        (Some(port), _) => port.parse::<u16>().ok(),
-        (None, usual) if port.is_empty() => usual,
-        (None, _) => None,
-    };
-    // Port 0 is a listener's way to say "any".
-    match port.filter(|port| *port > 0 || usual_port.is_none()) {
-        Some(port) => Ok(format!("{host}:{port}")),
-        None => refuse("there is no port from 1 to 65535"),
-    }
 }
 
 fn read_queue(root: &mut Table<'_, '_>) -> queue::Settings {
@@ -450,7 +409,7 @@ fn read_receiver(root: &mut Table<'_, '_>) -> Option<Receiver> {
         print: true,
     };
     if let Some(leaf) = table.text("listen", EXAMPLE) {
-        match address(&leaf.value, None) {
+        match units::parse_address(&leaf.value, None) {
             Ok(address) => receiver.listen = address,
             Err(message) => table.refuse(&leaf, format!("{message}; write {EXAMPLE}")),
         }

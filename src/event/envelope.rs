@@ -27,6 +27,8 @@ mod check;
 mod escape;
 mod object;
 
+pub use check::fit;
+
 /// `agent.type`, and the index prefix in `@metadata.beat`.
 const BEAT: &str = "spoolbeat";
 

@@ -146,8 +146,8 @@ pub struct Delivery {
 /// Why listening did not begin.
 #[derive(Debug)]
 pub struct BindError {
-    listen: String,
-    source: io::Error,
+    pub(super) listen: String,
+    pub(super) source: io::Error,
 }
 
 impl fmt::Display for BindError {

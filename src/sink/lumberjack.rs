@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::event::Ack;
+use crate::lumberjack::Client;
+use crate::lumberjack::client::Builder;
 use crate::lumberjack::connection::Dial;
 use crate::protocol::client;
 use crate::tls;
@@ -41,6 +43,24 @@ impl Settings {
             timeout: self.timeout,
             tls: self.tls.clone().map(tls::Connector::new),
         }
+    }
+
+    /// A client of its servers, for commands that send events themselves.
+    ///
+    /// # Panics
+    /// When there is no host; a checked output has one.
+    #[must_use]
+    pub fn client(&self) -> Builder {
+        let (first, others) = self.hosts.split_first().expect("an output has a host");
+        others
+            .iter()
+            .fold(Client::to(first), |client, host| client.or(host))
+            .window(self.bulk_max_size)
+            .compression_level(self.compression_level)
+            .pipelining(self.pipelining.max(1))
+            .timeout(self.timeout)
+            .ack_stall_timeout(self.ack_stall_timeout)
+            .backoff(self.backoff_init, self.backoff_max)
     }
 }
 

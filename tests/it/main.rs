@@ -7,6 +7,7 @@ mod cut_points;
 mod first_light;
 mod fuzz;
 mod harness;
+mod library;
 mod process;
 mod runs;
 mod slow;

@@ -40,10 +40,7 @@ pub(super) struct Plain {
 
 /// Looks at the whole of `text`; `None` when it is not an object that every receiver can read.
 pub(super) fn check(text: &str) -> Option<Found> {
-    let mut seen = Seen::default();
-    let mut reader = serde_json::Deserializer::from_str(text);
-    Top(&mut seen).deserialize(&mut reader).ok()?;
-    reader.end().ok()?;
+    let seen = look(text).ok()?;
     if !seen.plain {
         return Some(Found::Mixed);
     }
@@ -51,6 +48,26 @@ pub(super) fn check(text: &str) -> Option<Found> {
         is_empty: seen.count == 0,
         has_timestamp: seen.has_timestamp,
     }))
+}
+
+/// Whether `payload` is one JSON object, and one that every receiver can read.
+///
+/// # Errors
+/// Why it is not.
+pub fn fit(payload: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(payload)
+        .map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
+    look(text).map(drop).map_err(|error| {
+        format!("not a JSON object that every receiver can read, like {{\"message\":\"hello\"}}: {error}")
+    })
+}
+
+fn look(text: &str) -> serde_json::Result<Seen> {
+    let mut seen = Seen::default();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    Top(&mut seen).deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(seen)
 }
 
 /// What a script's `@timestamp` is good for.
@@ -209,7 +226,7 @@ struct Inner {
 impl Inner {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth + 1 >= DEPTH_MAX {
-            return Err(E::custom("nested too deep"));
+            return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX}")));
         }
         Ok(Self {
             depth: self.depth + 1,
