@@ -1,9 +1,9 @@
 //! Job folders as they lie on disk: what is in one, whether it changed, what it contains, a
 //! copy of it, and whether its owners and modes can be trusted.
 //!
-//! Links are never followed and nothing but plain files is opened: the folder belongs to
-//! somebody else. Must never know what a job is or what its files mean. Nothing here renames:
-//! that verb lives in `disk`.
+//! Links are never followed and nothing but plain files is opened, as the folder belongs to
+//! somebody else; [`open_named`] is for what does not. Must never know what a job is or what its
+//! files mean. Nothing here renames: that verb lives in `disk`.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -479,6 +479,19 @@ pub fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Opens what a person named, to read it from its beginning: here a link is followed, and a FIFO
+/// is as good as a file.
+///
+/// # Errors
+/// What the operating system said; `IsADirectory` for a folder.
+pub fn open_named(path: &Path) -> io::Result<impl Read + Send> {
+    let file = fs::File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(file)
 }
 
 /// Makes a new file; the mode is narrowed by the umask.

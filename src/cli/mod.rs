@@ -14,6 +14,8 @@ use clap::Parser;
 use tracing::Level;
 
 use crate::config;
+use crate::config::Output;
+use crate::config::OutputKind;
 use crate::daemon;
 use crate::disk::OsDisk;
 use crate::files;
@@ -22,6 +24,7 @@ use crate::lumberjack;
 use crate::lumberjack::client::Advice;
 use crate::process;
 use crate::results::Results;
+use crate::sink::lumberjack::Settings;
 
 pub mod check;
 pub mod completions;
@@ -32,11 +35,13 @@ pub mod receive;
 pub mod replay;
 pub mod results;
 pub mod run;
+pub mod send;
 pub mod status;
 pub mod try_job;
 
 mod feed;
 mod say;
+mod signals;
 
 /// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
 const EXIT_SYSTEM: u8 = 71;
@@ -63,11 +68,12 @@ const EXIT_ERROR: u8 = 1;
   spoolbeat status /srv/spool              what the daemon there is doing
   spoolbeat try disk --root /srv/spool     run one job and look at its events
   spoolbeat results disk latest            what its newest run did
+  app | spoolbeat send --to logstash:5044  lines of your own, acknowledged
 
 The root directory is, in this order: the one that is given, SPOOLBEAT_ROOT, the nearest
 folder upward with a spoolbeat.toml, the one that /etc/spoolbeat/spoolbeat.toml names.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 69 output or address unavailable,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 65 and 66 bad input of send, 69 output or address unavailable,
 73 a folder cannot be made, 74 the disk fails, 75 another daemon has the root,
 78 the configuration is wrong, 130 ended by a second signal."
 )]
@@ -119,6 +125,7 @@ enum Command {
     /// Receive events as Logstash would, and print them
     #[command(after_help = "Example: spoolbeat receive --listen 127.0.0.1:5044 | jq .message")]
     Receive(receive::Args),
+    Send(send::Args),
     Completions(completions::Args),
 }
 
@@ -153,6 +160,17 @@ fn dispatch(cli: Cli) -> Done {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
             block_on(replay::run(args, &root.dir, &root.outputs))
         }
+        Command::Send(args) => {
+            log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+            let client = match args.client() {
+                Some(client) => client,
+                None => {
+                    let root = load(given, &[])?;
+                    choose(&root.outputs, args.output.as_deref())?.1.client()
+                }
+            };
+            block_on(send::run(args, client))
+        }
         Command::Receive(args) => {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
             block_on(receive::run(args))
@@ -166,6 +184,25 @@ const fn exit_of(error: &lumberjack::client::Error) -> u8 {
         Advice::Misconfigured => say::BAD_CONFIG,
         Advice::Retry | Advice::Reject => EXIT_UNAVAILABLE,
     }
+}
+
+/// The output of this name, without one the first; says which there are when there is none.
+fn choose<'a>(
+    outputs: &'a [Output],
+    name: Option<&str>,
+) -> Result<(&'a str, &'a Settings), ExitCode> {
+    let chosen = match name {
+        None => outputs.first(),
+        Some(name) => outputs.iter().find(|output| output.name == *name),
+    };
+    if let Some(output) = chosen {
+        let OutputKind::Lumberjack(settings) = &output.kind;
+        return Ok((&output.name, settings));
+    }
+    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    let (name, names) = (name.unwrap_or_default(), names.join(", "));
+    let why = format!("there is no output `{name}`; spoolbeat.toml has: {names}");
+    Err(say::fail(say::BAD_CONFIG, &why))
 }
 
 /// Finds and loads the root configuration; says all its problems.

@@ -9,14 +9,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::Signal;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
 use crate::cli::receive::printer::End;
 use crate::cli::receive::printer::Printed;
+use crate::cli::signals::Signals;
 use crate::clock;
 use crate::lumberjack::server::ServerSettings;
 use crate::lumberjack::server::bind;
@@ -133,28 +131,6 @@ fn conclude(printed: Option<Printed>) -> Result<(), Failure> {
             code: EXIT_OUTPUT,
             message: format!("cannot write to standard output: {error}"),
         }),
-    }
-}
-
-/// The signals that end `receive`: Ctrl-C, and TERM for when it runs under something.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::cli::choose;
 use crate::cli::exit_of;
 use crate::cli::feed;
 use crate::cli::feed::Feeder;
 use crate::cli::feed::Gone;
 use crate::config::Output;
-use crate::config::OutputKind;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
 use crate::queue::inspect;
@@ -67,25 +67,9 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
             Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
         };
     }
-    let chosen = match &args.to {
-        None => outputs.first(),
-        Some(name) => outputs.iter().find(|output| output.name == *name),
-    };
-    let Some(Output {
-        kind: OutputKind::Lumberjack(settings),
-        name,
-        ..
-    }) = chosen
-    else {
-        let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-        return super::say::fail(
-            78,
-            &format!(
-                "there is no output `{}`; spoolbeat.toml has: {}",
-                args.to.as_deref().unwrap_or_default(),
-                names.join(", ")
-            ),
-        );
+    let (name, settings) = match choose(outputs, args.to.as_deref()) {
+        Ok(chosen) => chosen,
+        Err(said) => return said,
     };
     let mut client = match settings.client().retries(RETRIES).connect().await {
         Ok(client) => client,

@@ -15,6 +15,9 @@ pub(super) const BAD_CONFIG: u8 = 78;
 /// Output cannot be written: `EX_IOERR` of sysexits(3).
 const CANNOT_WRITE: u8 = 74;
 
+/// An input fails while it is read: `EX_IOERR` of sysexits(3).
+pub(super) const CANNOT_READ: u8 = 74;
+
 /// Writes a report and returns `code`.
 pub(super) fn report(text: &str, code: u8) -> ExitCode {
     let mut out = io::stdout().lock();
@@ -34,6 +37,12 @@ pub(crate) fn fail(code: u8, message: &str) -> ExitCode {
     }
 }
 
+/// Says something on the way.
+pub(super) fn note(message: &str) {
+    // Whoever closed standard error does not want to know.
+    drop(writeln!(io::stderr().lock(), "spoolbeat: {message}"));
+}
+
 /// Says how it went, beside what went to standard output.
 pub(super) fn done(message: &str) -> ExitCode {
     // Whoever closed standard error does not want to know.
@@ -45,4 +54,10 @@ pub(super) fn done(message: &str) -> ExitCode {
 pub(super) fn fail_config(problems: &[Problem]) -> ExitCode {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     fail(BAD_CONFIG, &lines.join("\nspoolbeat: "))
+}
+
+/// `1 event`, `2 events`.
+pub(super) fn count(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
 }

@@ -13,21 +13,21 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::event::EVENT_BYTES_MAX;
 use crate::event::RunId;
 use crate::event::Stream;
 use crate::units::Timestamp;
 use crate::units::show_duration;
 
-use escape::escaped_lossy;
 use escape::number;
 use escape::quoted;
 
 mod check;
 mod escape;
+mod lines;
 mod object;
 
 pub use check::fit;
+pub use lines::Lines;
 
 /// `agent.type`, and the index prefix in `@metadata.beat`.
 const BEAT: &str = "spoolbeat";
@@ -37,12 +37,6 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The ECS release that the field names are taken from.
 const ECS_VERSION: &str = "8.17.0";
-
-/// Room for what an event holds beside its prepared bytes and its line: time, numbers, flags, counts.
-const EXTRAS_BYTES_MAX: usize = 512;
-
-/// Most bytes that one byte of a line can become: a control character as `\u00XX`.
-const ESCAPE_GROWTH_MAX: usize = 6;
 
 /// Longest reason of a run's end that an event repeats; more is cut, as the whole stands in the results.
 const REASON_BYTES_MAX: usize = 8 << 10;
@@ -173,8 +167,8 @@ pub struct RunEnd<'a> {
 /// The prepared parts of the events of one stream of one run.
 #[derive(Clone)]
 pub struct Envelope {
-    /// `RUN.o.`, to which an event's number is added.
-    id: Vec<u8>,
+    /// Those of its lines.
+    lines: Lines,
     /// The value of `event.dataset`, quoted.
     dataset: Vec<u8>,
     /// The value of `host.name`, quoted.
@@ -191,8 +185,6 @@ pub struct Envelope {
     labels: Vec<u8>,
     /// `@metadata` up to and with the first part of `_id`.
     metadata: Vec<u8>,
-    /// All that stands between the two numbers of a line's event.
-    between: Vec<u8>,
     job_name: String,
     trigger: String,
 }
@@ -200,7 +192,7 @@ pub struct Envelope {
 impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Envelope")
-            .field(&String::from_utf8_lossy(&self.id))
+            .field(&String::from_utf8_lossy(&self.lines.id))
             .finish()
     }
 }
@@ -217,19 +209,9 @@ impl Envelope {
         let agent = agent_members(identity);
         let job = job_member(labels, stream);
         let tags: Vec<Vec<u8>> = labels.tags.iter().map(|tag| string(tag)).collect();
-        let fields: Vec<(String, Vec<u8>)> = labels
-            .fields
-            .iter()
-            .map(|(key, value)| (key.clone(), value.to_string().into_bytes()))
-            .collect();
+        let fields = prepared(labels.fields);
         let labels_members = label_members(&tags, &fields);
-        let mut metadata = Vec::new();
-        metadata.extend_from_slice(b"\"@metadata\":{");
-        member(&mut metadata, "beat", BEAT);
-        member(&mut metadata, "type", "_doc");
-        member(&mut metadata, "version", VERSION);
-        metadata.extend_from_slice(b"\"_id\":\"");
-        metadata.extend_from_slice(&id);
+        let metadata = metadata(&id);
         let between = [
             b"\",\"dataset\":",
             dataset.as_slice(),
@@ -244,7 +226,7 @@ impl Envelope {
         ]
         .concat();
         Self {
-            id,
+            lines: Lines { id, between },
             dataset,
             host_name,
             agent,
@@ -253,47 +235,14 @@ impl Envelope {
             fields,
             labels: labels_members,
             metadata,
-            between,
             job_name: labels.job.to_owned(),
             trigger: labels.trigger.to_owned(),
         }
     }
 
-    /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`. That of an
-    /// error says it again as `error.message`, with `log.level` "error", as ECS has it.
-    ///
-    /// Always a valid JSON object of at most [`EVENT_BYTES_MAX`] bytes. Bytes that are not UTF-8
-    /// become U+FFFD and are told by `log.flags`. Returns how many more bytes of the line were left
-    /// out because the event would have been larger than that when escaped; else 0.
+    /// Appends the event whose `message` is `line`, as [`Lines::text`] does.
     pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], marks: Marks) -> u64 {
-        let times = if marks.is_error { 2 } else { 1 };
-        let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes()) / times;
-        let kept = if line.len().saturating_mul(ESCAPE_GROWTH_MAX) <= room {
-            line.len()
-        } else {
-            escape::fitting_prefix(line, room)
-        };
-        let left_out = (line.len() - kept) as u64;
-        self.head(out, at);
-        self.provenance(out, n);
-        out.extend_from_slice(b",\"message\":");
-        let start = out.len();
-        out.push(b'"');
-        let replaced = escaped_lossy(out, &line[..kept]);
-        out.push(b'"');
-        if marks.is_error {
-            let message = start..out.len();
-            out.extend_from_slice(b",\"error\":{\"message\":");
-            out.extend_from_within(message);
-            out.push(b'}');
-        }
-        let skipped = marks.skipped + left_out;
-        log(out, replaced, Marks { skipped, ..marks });
-        if skipped > 0 {
-            process_io(out, kept as u64, skipped);
-        }
-        out.push(b'}');
-        left_out
+        self.lines.text(out, at, n, line, marks)
     }
 
     /// Appends the event that `line` is when it is a JSON object, else as [`Envelope::text`].
@@ -319,7 +268,7 @@ impl Envelope {
 
     /// Appends the event of the run's start.
     pub fn run_started(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, pid: Option<u32>) {
-        self.head(out, at);
+        lines::head(out, at);
         out.extend_from_slice(b"\"message\":");
         let message = format!("run of {} started ({})", self.job_name, self.trigger);
         quoted(out, &message);
@@ -333,7 +282,7 @@ impl Envelope {
 
     /// Appends the event of the run's end.
     pub fn run_ended(&self, out: &mut Vec<u8>, n: u64, end: &RunEnd<'_>) {
-        self.head(out, end.at);
+        lines::head(out, end.at);
         out.extend_from_slice(b"\"message\":");
         let reason = end.reason.map(|reason| shortened(reason, REASON_BYTES_MAX));
         quoted(out, &self.end_message(end, reason));
@@ -372,27 +321,10 @@ impl Envelope {
         format!("run of {job} ended: {outcome} in {took}, {events} event{s}{reason}")
     }
 
-    /// Opens the event and writes `@timestamp`, with a comma after it.
-    fn head(&self, out: &mut Vec<u8>, at: Timestamp) {
-        out.extend_from_slice(b"{\"@timestamp\":\"");
-        at.write(out);
-        out.extend_from_slice(b"\",");
-    }
-
-    /// Writes `event`, `host`, `agent`, `ecs`, `job`, `tags`, `fields` and `@metadata` of a line.
-    fn provenance(&self, out: &mut Vec<u8>, n: u64) {
-        out.extend_from_slice(b"\"event\":{\"id\":\"");
-        out.extend_from_slice(&self.id);
-        number(out, n);
-        out.extend_from_slice(&self.between);
-        number(out, n);
-        out.extend_from_slice(b"\"}");
-    }
-
     /// Opens `event` of a run's own event.
     fn run_event(&self, out: &mut Vec<u8>, n: u64, kind: &str, started_at: Timestamp) {
         out.extend_from_slice(b"\"event\":{\"id\":\"");
-        out.extend_from_slice(&self.id);
+        out.extend_from_slice(&self.lines.id);
         number(out, n);
         out.extend_from_slice(b"\",\"dataset\":");
         out.extend_from_slice(&self.dataset);
@@ -418,11 +350,6 @@ impl Envelope {
         out.extend_from_slice(&self.metadata);
         number(out, n);
         out.extend_from_slice(b"\"}");
-    }
-
-    /// Upper bound of what a line's event holds beside the line.
-    fn fixed_bytes(&self) -> usize {
-        self.id.len() + self.between.len() + EXTRAS_BYTES_MAX
     }
 }
 
@@ -465,6 +392,25 @@ fn job_member(labels: &Labels<'_>, stream: Stream) -> Vec<u8> {
     }
     out.extend_from_slice(b"\"stream\":");
     quoted(&mut out, stream.name());
+    out
+}
+
+/// Each field: its name, and its value as JSON.
+fn prepared(fields: &Map<String, Value>) -> Vec<(String, Vec<u8>)> {
+    fields
+        .iter()
+        .map(|(key, value)| (key.clone(), value.to_string().into_bytes()))
+        .collect()
+}
+
+/// `@metadata` up to and with the first part of `_id`.
+fn metadata(id: &[u8]) -> Vec<u8> {
+    let mut out = b"\"@metadata\":{".to_vec();
+    member(&mut out, "beat", BEAT);
+    member(&mut out, "type", "_doc");
+    member(&mut out, "version", VERSION);
+    out.extend_from_slice(b"\"_id\":\"");
+    out.extend_from_slice(id);
     out
 }
 

@@ -8,6 +8,9 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -198,7 +201,7 @@ impl Builder {
             deflater,
             link: None,
             next_host: 0,
-            acked: 0,
+            acked: Arc::default(),
         };
         let mut call = Call::default();
         loop {
@@ -252,6 +255,7 @@ impl Builder {
     fn dial(&self) -> Dial {
         Dial {
             timeout: self.timeout,
+            tls: None,
         }
     }
 }
@@ -269,7 +273,7 @@ pub struct Client {
     link: Option<Link>,
     /// Which of the hosts is tried next.
     next_host: usize,
-    acked: u64,
+    acked: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -296,7 +300,7 @@ impl Link {
                 }
                 Err(broken) => {
                     *next_host = next_host.wrapping_add(1);
-                    let lost = Lost::broken(host, &broken);
+                    let lost = Lost::unmade(broken);
                     why = Some(match why {
                         None => lost,
                         Some(before) => before.and(lost),
@@ -315,11 +319,20 @@ struct Lost {
 }
 
 impl Lost {
-    fn broken(host: &str, broken: &Broken) -> Self {
+    /// A connection that was not made; the reason names the host.
+    fn unmade(broken: Broken) -> Self {
         Self {
             advice: Advice::Retry,
-            reason: format!("{host}: {broken}"),
+            reason: broken.reason,
         }
+    }
+
+    /// One that stood.
+    fn broken(host: &str, broken: Broken) -> Self {
+        Self::unmade(Broken {
+            reason: format!("{host}: {broken}"),
+            ..broken
+        })
     }
 
     /// Both: a try can only fail for good when it does so everywhere.
@@ -517,8 +530,14 @@ impl Client {
     /// How many events servers have taken over from this client, those of a call that was dropped
     /// before its end included.
     #[must_use]
-    pub const fn acked(&self) -> u64 {
-        self.acked
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// What [`Client::acked`] says, for whoever shows it while a call is under way.
+    #[must_use]
+    pub fn acked_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.acked)
     }
 
     /// The server that is connected; `None` after a failure, until the next call.
@@ -584,11 +603,11 @@ impl Client {
                     .session
                     .received(&bytes, now)
                     .map_err(|fault| Lost::fault(&link.host, fault))?;
-                self.acked += progress.events;
+                self.acked.fetch_add(progress.events, Ordering::Relaxed);
                 call.acknowledge(progress.events);
             }
             Some(Ok(Turn::Wrote)) => link.session.wrote(now),
-            Some(Err(broken)) => return Err(Lost::broken(&link.host, &broken)),
+            Some(Err(broken)) => return Err(Lost::broken(&link.host, broken)),
             None => link
                 .session
                 .check(now)

@@ -141,13 +141,7 @@ impl Spool {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
-        let pid = self.daemon.as_ref().unwrap().id();
-        // The shell's own `kill`: the program of that name is missing on small systems.
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -s TERM {pid}")])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        signal("TERM", self.daemon.as_ref().unwrap().id());
     }
 
     /// Waits for the end of a daemon that was told to stop; the exit code must be 0.
@@ -244,8 +238,18 @@ impl Drop for Spool {
     }
 }
 
+/// Sends a process the signal of this name, like `INT`.
+pub(crate) fn signal(name: &str, pid: u32) {
+    // The shell's own `kill`: the program of that name is missing on small systems.
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -s {name} {pid}")])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
 /// The binary, with nothing in its environment that would lead it to another root.
-fn spoolbeat() -> Command {
+pub(crate) fn spoolbeat() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spoolbeat"));
     command.env_remove("SPOOLBEAT_ROOT").stdin(Stdio::null());
     command

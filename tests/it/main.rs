@@ -1,8 +1,8 @@
 //! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
 mod accounts;
-mod capture;
 mod bombs;
+mod capture;
 mod cut_points;
 mod first_light;
 mod fuzz;
@@ -10,6 +10,7 @@ mod harness;
 mod library;
 mod process;
 mod runs;
+mod send;
 mod slow;
 mod tidy;
 mod words;

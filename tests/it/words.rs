@@ -236,6 +236,7 @@ fn every_command_has_examples_in_its_help() {
         &["queue", "verify"],
         &["replay"],
         &["receive"],
+        &["send"],
         &["completions"],
     ] {
         let help = spool.command(&[command, &["--help"]].concat());

@@ -58,7 +58,12 @@ pub fn fit(payload: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(payload)
         .map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
     look(text).map(drop).map_err(|error| {
-        format!("not a JSON object that every receiver can read, like {{\"message\":\"hello\"}}: {error}")
+        let what = error.to_string();
+        // Most objects are one line, and its number would be taken for that of a file.
+        let what = what.replace(" at line 1 column", " at column");
+        format!(
+            "not a JSON object that every receiver can read, like {{\"message\":\"hello\"}}: {what}"
+        )
     })
 }
 

@@ -17,6 +17,7 @@ use super::check::check;
 use super::check::time_of;
 use super::escape::number;
 use super::escape::quoted;
+use super::lines::head;
 
 impl Envelope {
     /// Appends the event that `line` is. Returns false, with `out` as it was, when `line` is not a
@@ -26,7 +27,7 @@ impl Envelope {
             return false;
         };
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
-        if !text.starts_with('{') || text.len() + self.fixed_bytes() > EVENT_BYTES_MAX {
+        if !text.starts_with('{') || text.len() + self.lines.fixed_bytes() > EVENT_BYTES_MAX {
             return false;
         }
         let start = out.len();
@@ -35,9 +36,9 @@ impl Envelope {
                 if plain.has_timestamp {
                     out.push(b'{');
                 } else {
-                    self.head(out, at);
+                    head(out, at);
                 }
-                self.provenance(out, n);
+                self.lines.provenance(out, n);
                 out.push(if plain.is_empty { b'}' } else { b',' });
                 if !plain.is_empty {
                     out.extend_from_slice(&text.as_bytes()[1..]);
@@ -87,7 +88,7 @@ impl Envelope {
 
     fn merged_event(&self, out: &mut Vec<u8>, n: u64, parts: &Parts<'_>, script: &mut Displaced) {
         out.extend_from_slice(b"\"event\":{\"id\":\"");
-        out.extend_from_slice(&self.id);
+        out.extend_from_slice(&self.lines.id);
         number(out, n);
         out.push(b'"');
         let mut lost = Vec::new();

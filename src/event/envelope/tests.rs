@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::event::EVENT_BYTES_MAX;
 
 fn cut(skipped: u64) -> Marks {
     Marks {

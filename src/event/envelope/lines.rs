@@ -1,0 +1,116 @@
+//! Events that are lines: the prepared bytes around a `message`.
+//!
+//! Must never know whether a run wrote the line.
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::event::EVENT_BYTES_MAX;
+use crate::units::Timestamp;
+
+use super::Identity;
+use super::Marks;
+use super::agent_members;
+use super::escape::escaped;
+use super::escape::escaped_lossy;
+use super::escape::fitting_prefix;
+use super::escape::number;
+use super::label_members;
+use super::log;
+use super::metadata;
+use super::prepared;
+use super::process_io;
+use super::string;
+
+/// Room for what an event holds beside its prepared bytes and its line: time, numbers, flags, counts.
+const EXTRAS_BYTES_MAX: usize = 512;
+
+/// Most bytes that one byte of a line can become: a control character as `\u00XX`.
+const ESCAPE_GROWTH_MAX: usize = 6;
+
+/// The prepared parts of events that are lines of one source.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    /// `SOURCE.`, to which an event's number is added.
+    pub(super) id: Vec<u8>,
+    /// All that stands between the two numbers of an event.
+    pub(super) between: Vec<u8>,
+}
+
+impl Lines {
+    /// Prepares the events of lines that no run wrote: their `event.id` is `<source>.<n>`.
+    #[must_use]
+    pub fn of_source(identity: &Identity, source: &str, fields: &Map<String, Value>) -> Self {
+        let mut id = Vec::new();
+        escaped(&mut id, format!("{source}.").as_bytes());
+        let between = [
+            b"\"},\"host\":{\"name\":".as_slice(),
+            &string(&identity.host_name),
+            b"},",
+            &agent_members(identity),
+            &label_members(&[], &prepared(fields)),
+            &metadata(&id),
+        ]
+        .concat();
+        Self { id, between }
+    }
+
+    /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`. That of an
+    /// error says it again as `error.message`, with `log.level` "error", as ECS has it.
+    ///
+    /// Always a valid JSON object of at most [`EVENT_BYTES_MAX`] bytes. Bytes that are not UTF-8
+    /// become U+FFFD and are told by `log.flags`. Returns how many more bytes of the line were left
+    /// out because the event would have been larger than that when escaped; else 0.
+    pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], marks: Marks) -> u64 {
+        let times = if marks.is_error { 2 } else { 1 };
+        let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes()) / times;
+        let kept = if line.len().saturating_mul(ESCAPE_GROWTH_MAX) <= room {
+            line.len()
+        } else {
+            fitting_prefix(line, room)
+        };
+        let left_out = (line.len() - kept) as u64;
+        head(out, at);
+        self.provenance(out, n);
+        out.extend_from_slice(b",\"message\":");
+        let start = out.len();
+        out.push(b'"');
+        let replaced = escaped_lossy(out, &line[..kept]);
+        out.push(b'"');
+        if marks.is_error {
+            let message = start..out.len();
+            out.extend_from_slice(b",\"error\":{\"message\":");
+            out.extend_from_within(message);
+            out.push(b'}');
+        }
+        let skipped = marks.skipped + left_out;
+        log(out, replaced, Marks { skipped, ..marks });
+        if skipped > 0 {
+            process_io(out, kept as u64, skipped);
+        }
+        out.push(b'}');
+        left_out
+    }
+
+    /// Writes everything of an event but `@timestamp` and what came of the line itself.
+    pub(super) fn provenance(&self, out: &mut Vec<u8>, n: u64) {
+        out.extend_from_slice(b"\"event\":{\"id\":\"");
+        out.extend_from_slice(&self.id);
+        number(out, n);
+        out.extend_from_slice(&self.between);
+        number(out, n);
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// Upper bound of what an event holds beside the line.
+    pub(super) fn fixed_bytes(&self) -> usize {
+        self.id.len() + self.between.len() + EXTRAS_BYTES_MAX
+    }
+}
+
+/// Opens an event and writes `@timestamp`, with a comma after it.
+pub(super) fn head(out: &mut Vec<u8>, at: Timestamp) {
+    out.extend_from_slice(b"{\"@timestamp\":\"");
+    at.write(out);
+    out.extend_from_slice(b"\",");
+}
