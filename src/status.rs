@@ -177,6 +177,9 @@ pub struct Output {
     pub state: String,
     /// The host of the connection, or the one that is tried next.
     pub host: String,
+    /// How its servers are proved: `full`, `certificate`, `none` (TLS without any check), or `off`
+    /// without TLS.
+    pub tls: String,
     /// Events that it has had acknowledged since it exists.
     pub acked_events: u64,
     /// Events that it still has before it, those in flight among them.

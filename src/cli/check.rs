@@ -18,6 +18,7 @@ use crate::config::check_jobs;
 use crate::config::draft_root;
 use crate::config::find_root;
 use crate::config::load_job;
+use crate::config::ssl_warnings;
 
 use crate::files;
 use crate::job::Job;
@@ -104,6 +105,8 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
         }
     };
     report.problems.clone_from(&draft.problems);
+    report.problems.extend_from_slice(&draft.root.unusable);
+    report.warnings.extend(ssl_warnings(&draft.root));
     if !draft.serves_jobs() {
         let message = "the jobs were not checked: what they are checked against is not good";
         report.warnings.push(message.to_owned());

@@ -65,6 +65,9 @@ pub struct Args {
 /// Runs the daemon. `given` is `--root`, `verbose` wins over the configured level.
 pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let root = load(args.root.as_deref().or(given), &args.overrides)?;
+    if !root.unusable.is_empty() {
+        return Err(say::fail_config(&root.unusable));
+    }
     let level = log::level(&root.log.level).map_err(|why| say::fail(BAD_CONFIG, &why))?;
     log::start(args.log_format, verbose.unwrap_or(level));
     let mode = match args.once {

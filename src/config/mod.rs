@@ -12,6 +12,7 @@ use crate::files;
 
 use crate::queue;
 use crate::sink;
+use crate::tls;
 
 mod defaults;
 mod expand;
@@ -21,6 +22,7 @@ mod job;
 mod reader;
 mod root;
 mod source;
+mod ssl;
 mod words;
 
 pub use defaults::Defaults;
@@ -32,6 +34,7 @@ pub use job::load_job;
 pub use root::Draft;
 pub use root::draft_root;
 pub use root::load_root;
+pub use ssl::ssl_warnings;
 
 /// Name of the root configuration.
 pub const ROOT_FILE: &str = "spoolbeat.toml";
@@ -146,6 +149,9 @@ pub struct Root {
     pub stop_timeout: Duration,
     /// `[log]`.
     pub log: Log,
+    /// Files of TLS that cannot be used. Who only looks at the root need not be able to read private
+    /// keys; who runs it does.
+    pub unusable: Vec<Problem>,
 }
 
 /// `[output.NAME]`.
@@ -173,6 +179,8 @@ pub struct Receiver {
     pub listen: String,
     /// Whether received events are printed to standard output. Default true.
     pub print: bool,
+    /// `ssl`: encryption. Default none.
+    pub tls: Option<tls::ServerSettings>,
 }
 
 /// `[log]`.

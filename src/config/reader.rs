@@ -74,6 +74,13 @@ impl<'s, 't> Table<'s, 't> {
             .is_some_and(|value| value.get_ref().is_table())
     }
 
+    /// Whether the key is there and holds text; it must still be taken.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        self.values
+            .get(key)
+            .is_some_and(|value| value.get_ref().is_str())
+    }
+
     /// Names a key that may stand here without taking it.
     pub(super) fn known(&mut self, key: &'static str) {
         self.known.push(key);

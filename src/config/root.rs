@@ -24,6 +24,7 @@ use super::source::Lookup;
 use super::source::Origin;
 use super::source::Segment;
 use super::source::Source;
+use super::ssl;
 use super::variable;
 use crate::files;
 use crate::queue;
@@ -173,7 +174,11 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (R
         }
     };
     let spool = read_spool(table);
-    let (outputs, names) = read_outputs(table);
+    let mut files = ssl::Files {
+        folder,
+        unusable: Vec::new(),
+    };
+    let (outputs, names) = read_outputs(table, &mut files);
     if let Some(table) = table.table("defaults") {
         job::check_defaults(table, &names);
     }
@@ -186,9 +191,10 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (R
         outputs,
         queue: read_queue(table),
         results_bytes: read_results(table),
-        receiver: read_receiver(table),
+        receiver: read_receiver(table, &mut files),
         stop_timeout: read_stop(table),
         log: read_log(table),
+        unusable: files.unusable,
     };
     (root, names)
 }
@@ -219,7 +225,10 @@ fn set<T>(value: &mut T, leaf: Option<Leaf<T>>) {
 const OUTPUT_EXAMPLE: &str = "[output.lumberjack] with hosts = [\"logstash-1:5044\"] under it";
 
 /// The outputs, and the names of all that are there.
-fn read_outputs(root: &mut Table<'_, '_>) -> (Vec<Output>, Vec<String>) {
+fn read_outputs(
+    root: &mut Table<'_, '_>,
+    files: &mut ssl::Files<'_>,
+) -> (Vec<Output>, Vec<String>) {
     let given = root.has("output");
     let Some(mut outputs) = root.table("output") else {
         if !given {
@@ -242,12 +251,16 @@ fn read_outputs(root: &mut Table<'_, '_>) -> (Vec<Output>, Vec<String>) {
     let names = tables.iter().map(|(name, _)| name.value.clone()).collect();
     let good = tables
         .into_iter()
-        .filter_map(|(name, table)| read_output(name, table))
+        .filter_map(|(name, table)| read_output(name, table, files))
         .collect();
     (good, names)
 }
 
-fn read_output(name: Leaf<String>, mut table: Table<'_, '_>) -> Option<Output> {
+fn read_output(
+    name: Leaf<String>,
+    mut table: Table<'_, '_>,
+    files: &mut ssl::Files<'_>,
+) -> Option<Output> {
     const KINDS: [(&str, ()); 1] = [("lumberjack", ())];
     // The name is a folder's name (dead-letter/) and a file's (the cursor).
     if let Err(message) = super::check_name(&name.value) {
@@ -266,7 +279,7 @@ fn read_output(name: Leaf<String>, mut table: Table<'_, '_>) -> Option<Output> {
     }
     table.known("kind");
     let required = table.truth("required", "required = true");
-    let kind = read_lumberjack(&mut table);
+    let kind = read_lumberjack(&mut table, files);
     table.finish();
     Some(Output {
         name: name.value,
@@ -275,7 +288,10 @@ fn read_output(name: Leaf<String>, mut table: Table<'_, '_>) -> Option<Output> {
     })
 }
 
-fn read_lumberjack(table: &mut Table<'_, '_>) -> Option<sink::lumberjack::Settings> {
+fn read_lumberjack(
+    table: &mut Table<'_, '_>,
+    files: &mut ssl::Files<'_>,
+) -> Option<sink::lumberjack::Settings> {
     let mut settings = sink::lumberjack::Settings {
         hosts: read_hosts(table),
         bulk_max_size: 2048,
@@ -285,7 +301,7 @@ fn read_lumberjack(table: &mut Table<'_, '_>) -> Option<sink::lumberjack::Settin
         ack_stall_timeout: Duration::from_secs(300),
         backoff_init: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
-        tls: None,
+        tls: ssl::read_client(table, files),
     };
     let size = table.number("bulk_max_size", 1..10_001, "bulk_max_size = 2048");
     settings.bulk_max_size = size.unwrap_or(settings.bulk_max_size);
@@ -401,12 +417,13 @@ fn read_results(root: &mut Table<'_, '_>) -> u64 {
     bytes
 }
 
-fn read_receiver(root: &mut Table<'_, '_>) -> Option<Receiver> {
+fn read_receiver(root: &mut Table<'_, '_>, files: &mut ssl::Files<'_>) -> Option<Receiver> {
     const EXAMPLE: &str = "listen = \"127.0.0.1:5044\"";
     let mut table = root.table("receiver")?;
     let mut receiver = Receiver {
         listen: format!("127.0.0.1:{LUMBERJACK_PORT}"),
         print: true,
+        tls: ssl::read_server(&mut table, files),
     };
     if let Some(leaf) = table.text("listen", EXAMPLE) {
         match units::parse_address(&leaf.value, None) {

@@ -122,16 +122,21 @@ impl Source {
             self.more.set(self.more.get() + 1);
             return;
         }
+        let problem = self.located(at, key, message);
+        if !problems.iter().any(|(_, known)| known == &problem) {
+            problems.push((at.start, problem));
+        }
+    }
+
+    /// A problem at a place, which is not reported.
+    pub(super) fn located(&self, at: &Range<usize>, key: &str, message: String) -> Problem {
         let (file, line, column) = self.place(at.start);
-        let problem = Problem {
+        Problem {
             file,
             line,
             column,
             key: key.to_owned(),
             message,
-        };
-        if !problems.iter().any(|(_, known)| known == &problem) {
-            problems.push((at.start, problem));
         }
     }
 

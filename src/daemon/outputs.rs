@@ -21,6 +21,8 @@ use crate::status;
 #[derive(Debug)]
 struct Output {
     name: String,
+    /// As in [`status::Output::tls`].
+    tls: &'static str,
     view: watch::Receiver<Option<View>>,
 }
 
@@ -60,9 +62,14 @@ impl Outputs {
             };
             let (views, view) = watch::channel(None);
             let OutputKind::Lumberjack(settings) = &output.kind;
+            let mode = settings
+                .tls
+                .as_ref()
+                .map(|tls| tls.verification_mode.name());
+            let tls = mode.unwrap_or("off");
             tasks.spawn(ship(tap, settings.clone(), salt, views, stopped.clone()));
             let name = output.name.clone();
-            list.push(Output { name, view });
+            list.push(Output { name, tls, view });
         }
         let views = Views(list.into());
         Self { views, tasks, stop }
@@ -95,6 +102,7 @@ impl Output {
                 name: self.name.clone(),
                 state: "starting".to_owned(),
                 host: String::new(),
+                tls: self.tls.to_owned(),
                 acked_events: 0,
                 waiting_events: 0,
                 not_mine_events: 0,
@@ -109,6 +117,7 @@ impl Output {
             name: self.name.clone(),
             state: view.state,
             host: view.host,
+            tls: self.tls.to_owned(),
             acked_events: view.acked,
             waiting_events: view.waiting,
             not_mine_events: view.not_mine,

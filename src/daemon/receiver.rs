@@ -20,6 +20,7 @@ use crate::lumberjack::server::Delivery;
 use crate::lumberjack::server::ServerSettings;
 use crate::lumberjack::server::bind;
 use crate::lumberjack::server::serve;
+use crate::tls::Acceptor;
 
 /// How long connections and a printer that is blocked by its reader may hold up the end.
 const STOP_WAIT: Duration = Duration::from_secs(1);
@@ -47,7 +48,10 @@ impl Receiver {
         let (stop, stopping) = watch::channel(false);
         let server = tokio::spawn(serve(
             listener,
-            ServerSettings::default(),
+            ServerSettings {
+                tls: settings.tls.clone().map(Acceptor::new),
+                ..ServerSettings::default()
+            },
             deliver,
             stopping,
         ));

@@ -204,6 +204,12 @@ fn problems(out: &mut String, status: &Status, look: Look) {
     lines.extend(status.daemon.paused.iter().cloned());
     lines.extend(status.daemon.unreadable.iter().cloned());
     for output in &status.outputs {
+        if output.tls == "none" {
+            lines.push(format!(
+                "output {}: its server is not verified (verification_mode = \"none\"): anybody in between can read and change the events",
+                output.name
+            ));
+        }
         let error = output.last_error.iter();
         lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
     }

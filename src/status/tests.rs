@@ -39,6 +39,7 @@ fn sample() -> Status {
             broken: None,
         },
         outputs: vec![Output {
+            tls: "off".to_owned(),
             name: "lumberjack".to_owned(),
             state: "connected".to_owned(),
             host: "127.0.0.1:5044".to_owned(),

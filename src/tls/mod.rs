@@ -7,12 +7,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::version::TLS12;
 use tokio_rustls::rustls::version::TLS13;
+
+use crate::disk;
+use crate::units::Timestamp;
 
 mod acceptor;
 mod certificate;
@@ -72,6 +76,58 @@ pub struct Identity {
     pub certificate: PathBuf,
     /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
     pub key: PathBuf,
+}
+
+/// How long before its end a certificate is worth a word.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+impl Identity {
+    /// What somebody should look at some day, at the time `now`.
+    #[must_use]
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let key = self.key.display();
+        if let Ok(stamp) = disk::stamp(&self.key)
+            && stamp.mode & 0o007 != 0
+        {
+            warnings.push(format!(
+                "the private key {key} may be read by everybody on this machine (mode {:04o}); run chmod o= {key}",
+                stamp.mode
+            ));
+        }
+        let chain = pem::certificates(&self.certificate).unwrap_or_default();
+        if let Some(own) = chain.first().map(Certificate::read)
+            && own.not_after < now.after(EXPIRY_NOTICE)
+        {
+            let word = if own.not_after < now {
+                "expired"
+            } else {
+                "expires"
+            };
+            warnings.push(format!(
+                "the certificate {} {word} on {}; renew it",
+                self.certificate.display(),
+                own.not_after
+            ));
+        }
+        warnings
+    }
+}
+
+impl Settings {
+    /// What somebody should look at some day, at the time `now`.
+    #[must_use]
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let identity = self.identity.as_ref();
+        let mut warnings = identity.map_or_else(Vec::new, |identity| identity.warnings(now));
+        if self.verification_mode == VerificationMode::None {
+            warnings.push(
+                "verification_mode = \"none\": anybody in between can read and change the events"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
 }
 
 /// What is checked of a server's certificate.

@@ -187,6 +187,8 @@ fn the_manual_names_every_key_and_every_command() {
     for section in sections {
         spool.settings(&format!("[{section}]\n{odd}\n"));
     }
+    spool.settings(&format!("[receiver.ssl]\n{odd}\n"));
+    spool.settings(&format!("[output.tls]\n{odd}\n[output.tls.ssl]\n{odd}\n"));
     spool.settings("[output.second]\nkind = \"lumberjack\"\nhosts = [\"h\"]\nzzzzzzzz = 1\n");
     let root = spool.command(&["check"]);
     let (jobs, root) = (said(&jobs), said(&root));
@@ -195,7 +197,7 @@ fn the_manual_names_every_key_and_every_command() {
         .chain(root.lines())
         .filter(|line| line.contains("unknown key `zzzzzzzz`"))
         .collect();
-    assert!(problems.len() >= 14, "{problems:#?}");
+    assert!(problems.len() >= 17, "{problems:#?}");
     for problem in problems {
         for key in known_keys(problem) {
             let named = [format!("`{key}`"), format!("[{key}]"), format!("[{key}.")];

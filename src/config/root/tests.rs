@@ -101,6 +101,7 @@ fn every_key_is_taken() {
     let receiver = Receiver {
         listen: "127.0.0.1:0".to_owned(),
         print: false,
+        tls: None,
     };
     assert_eq!(root.receiver, Some(receiver));
     assert_eq!(root.stop_timeout, Duration::from_secs(9));
@@ -165,7 +166,7 @@ timezone = 3
 timeout = "x"
 [output.lumberjack]
 hosts = ["::1", "http://x", "a:0", ""]
-ssl = { }
+ssl = { ca = "x" }
 backoff = { init = "2s", max = "1s" }
 [output.kafka]
 hosts = ["a"]
@@ -187,7 +188,7 @@ level = "trace"
         "spoolbeat.toml:9:17: output.lumberjack.hosts: `http://x` is not an address: it is a URL",
         "spoolbeat.toml:9:29: output.lumberjack.hosts: `a:0` is not an address: there is no port",
         "spoolbeat.toml:9:36: output.lumberjack.hosts: `` is not an address: there is no host",
-        "spoolbeat.toml:10:1: output.lumberjack.ssl: unknown key `ssl`",
+        "spoolbeat.toml:10:9: output.lumberjack.ssl.ca: unknown key `ca`",
         "spoolbeat.toml:11:32: output.lumberjack.backoff.max: init is longer than max",
         "spoolbeat.toml:12:1: output.kafka.kind: `kafka` is not known here; write one of lumberjack",
         "spoolbeat.toml:15:13: queue.max_bytes: `1MiB` is too small; the least is 16.0 MiB",
