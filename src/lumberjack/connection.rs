@@ -465,3 +465,99 @@ fn named(host: &str, fault: tls::Fault) -> Broken {
         ..broken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::net::TcpListener;
+
+    use socket2::Domain;
+    use socket2::Socket;
+    use socket2::Type;
+
+    use super::*;
+
+    /// An address that leaves everybody waiting: its queue is full, and nobody accepts.
+    fn black_hole() -> (Socket, SocketAddr, Vec<std::net::TcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(one) = std::net::TcpStream::connect_timeout(&address, NEXT_ADDRESS_AFTER) {
+            waiting.push(one);
+        }
+        (socket, address, waiting)
+    }
+
+    fn closed() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_and_a_closed_port_do_not_keep_from_the_address_that_works() {
+        let (_hole, hole, _waiting) = black_hole();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listener.local_addr().unwrap();
+        let closed = closed();
+        let mut failed = Vec::new();
+        let (reached, stream) = reach(&[hole, closed, good], &mut failed).await.unwrap();
+        assert_eq!((reached, failed[0].0), (good, closed));
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE_AFTER);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_reached_is_named_with_its_reason() {
+        let (_hole, hole, _waiting) = black_hole();
+        let dial = Dial {
+            timeout: NEXT_ADDRESS_AFTER,
+            tls: None,
+        };
+        let silent = Connection::open(&hole.to_string(), &dial)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            silent.to_string(),
+            format!("no connection to {hole}: no answer within 250ms")
+        );
+        let closed = closed();
+        let refused = Connection::open(&closed.to_string(), &dial)
+            .await
+            .unwrap_err();
+        assert!(refused.reason.contains("refused"), "{refused}");
+        let of_two = not_reached(
+            "h:1",
+            &[hole, closed],
+            &[(closed, "x".to_owned())],
+            dial.timeout,
+        );
+        let reason = format!("no connection to h:1: {hole}: no answer within 250ms; {closed}: x");
+        assert_eq!(of_two.reason, reason);
+        let mut failed = Vec::new();
+        assert!(reach(&[closed, closed], &mut failed).await.is_none());
+        assert_eq!(failed.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_said_so() {
+        let dial = Dial {
+            timeout: Duration::from_secs(20),
+            tls: None,
+        };
+        let broken = Connection::open("no-such-host.invalid:5044", &dial)
+            .await
+            .unwrap_err();
+        assert_eq!(broken.cause, Cause::Unreachable);
+        assert!(
+            broken
+                .reason
+                .contains("no address for no-such-host.invalid:5044"),
+            "{broken}"
+        );
+    }
+}

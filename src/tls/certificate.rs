@@ -170,3 +170,44 @@ impl serde::Serialize for Fingerprint {
         to.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_taken_as_openssl_and_elasticsearch_print_it() {
+        let der = CertificateDer::from(Vec::new());
+        // SHA-256 of nothing.
+        let text = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Fingerprint::of(&der).to_string(), text);
+        let pairs: Vec<&str> = text
+            .as_bytes()
+            .chunks(2)
+            .map(|p| str::from_utf8(p).unwrap())
+            .collect();
+        for form in [
+            text.to_owned(),
+            text.to_uppercase(),
+            pairs.join(":").to_uppercase(),
+        ] {
+            assert_eq!(form.parse(), Ok(Fingerprint::of(&der)), "{form}");
+        }
+        for bad in [
+            "",
+            "e3",
+            &text[1..],
+            &format!("{text}00"),
+            &text.replace('e', "g"),
+        ] {
+            assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_names_and_is_still_called_something() {
+        let read = Certificate::read(&CertificateDer::from(vec![1, 2, 3]));
+        assert!(read.names.is_empty() && read.called().starts_with("with SHA-256 "));
+    }
+}

@@ -393,3 +393,22 @@ fn timestamp(time: UnixTime) -> Timestamp {
 fn date(at: Timestamp) -> String {
     at.to_string().chars().take(10).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_address_is_what_a_certificate_names() {
+        for (address, host) in [
+            ("logstash:5044", "logstash"),
+            ("10.0.0.1:1", "10.0.0.1"),
+            ("[::1]:5044", "::1"),
+        ] {
+            assert_eq!(host_of(address), host);
+            assert!(server_name(host).is_ok(), "{host}");
+        }
+        assert!(server_name("logs_1").is_ok(), "names of containers");
+        assert!(server_name("a b").is_err());
+    }
+}

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+pub(crate) mod authority;
 mod logstash;
 mod proxy;
 mod receiver;

@@ -13,4 +13,5 @@ mod runs;
 mod send;
 mod slow;
 mod tidy;
+mod tls;
 mod words;
