@@ -416,7 +416,7 @@ async fn reach(
 }
 
 /// Sets what a socket should be: ACKs are small and wanted at once, and a peer that is gone must show.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keep_alive = TcpKeepalive::new()
         .with_time(KEEP_ALIVE_AFTER)

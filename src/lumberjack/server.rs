@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -25,10 +26,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock;
+use crate::lumberjack::connection::prepare;
 use crate::protocol::frame::KEEP_ALIVE;
 use crate::protocol::frame::SHORT_BYTES;
-use crate::protocol::frame::ack;
-use crate::protocol::server::Fault;
+use crate::protocol::frame::Version;
+use crate::protocol::frame::ack_of;
 use crate::protocol::server::Limits;
 use crate::protocol::server::Session;
 use crate::protocol::server::WINDOW_BYTES_MAX;
@@ -36,7 +38,14 @@ use crate::protocol::server::Want;
 use crate::protocol::server::Window;
 use crate::tls;
 use crate::tls::Stream;
-use crate::units::show_duration;
+
+use door::Door;
+use door::Place;
+pub use door::Tally;
+use end::End;
+
+mod door;
+mod end;
 
 #[cfg(test)]
 mod tests;
@@ -50,12 +59,17 @@ pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(3);
 pub const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a connection may be silent between windows: for ever, because a Beat has nothing to
-/// send for hours, and closing under it costs it a resend. [`CONNECTIONS_MAX`] bounds their number.
+/// send for hours, and closing under it costs it a resend. [`CONNECTIONS_MAX`] bounds their number,
+/// and TCP keep-alive finds those whose client is gone without a word.
 pub const IDLE_TIMEOUT: Option<Duration> = None;
 
 /// Most connections at once; further ones are closed as soon as they come. Each costs a file
 /// descriptor (of usually 1,024 or more) and one buffer.
 pub const CONNECTIONS_MAX: usize = 1_024;
+
+/// Most connections from one address at once: a quarter of all, so that one client that leaks them
+/// leaves room for the others. Beats have one or a few; behind a proxy many share an address.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 256;
 
 /// What the windows of all connections together may hold, inflated. A connection that needs more
 /// waits for the others, within [`WINDOW_TIMEOUT`].
@@ -111,8 +125,12 @@ pub struct ServerSettings {
     pub idle_timeout: Option<Duration>,
     /// Most connections at once.
     pub connections: usize,
-    /// Most bytes that the windows of all connections together may hold.
-    pub memory_bytes: usize,
+    /// Most connections from one address at once.
+    pub connections_per_peer: usize,
+    /// What the windows of all connections together may hold.
+    pub memory: Memory,
+    /// Where it is counted what was done.
+    pub tally: Arc<Tally>,
 }
 
 impl Default for ServerSettings {
@@ -126,8 +144,36 @@ impl Default for ServerSettings {
             window_timeout: WINDOW_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             connections: CONNECTIONS_MAX,
-            memory_bytes: MEMORY_BYTES_MAX,
+            connections_per_peer: CONNECTIONS_PER_PEER_MAX,
+            memory: Memory::new(MEMORY_BYTES_MAX),
+            tally: Arc::default(),
         }
+    }
+}
+
+/// A bound for what windows hold in memory. A clone is the same one: servers share it by that.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    bytes: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Memory {
+    /// Room for so many bytes; less than [`MEMORY_BYTES_MAX`] may be too little for a large window.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self {
+            bytes,
+            free: Arc::new(Semaphore::new(bytes)),
+        }
+    }
+
+    async fn get(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permits =
+            u32::try_from(bytes).expect("a grant is at most GRANT_BYTES_MAX and the extra");
+        let free = Arc::clone(&self.free);
+        let got = free.acquire_many_owned(permits).await;
+        got.expect("the semaphore is never closed")
     }
 }
 
@@ -197,9 +243,8 @@ pub async fn serve(
     deliver: mpsc::Sender<Delivery>,
     stop: watch::Receiver<bool>,
 ) {
-    let memory = Arc::new(Semaphore::new(settings.memory_bytes));
+    let mut door = Door::default();
     let mut connections = JoinSet::new();
-    let mut refused = 0_u64;
     let mut stopping = pin!(stopped(stop.clone()));
     loop {
         let accepted = tokio::select! {
@@ -219,24 +264,14 @@ pub async fn serve(
                 continue;
             }
         };
-        if connections.len() >= settings.connections {
-            // One line for a whole flood; the count follows when there is room again.
-            if refused == 0 {
-                let limit = settings.connections;
-                tracing::warn!(%peer, limit, "too many connections, closing further ones");
-            }
-            refused += 1;
+        let Some(place) = door.place(peer, &settings) else {
             continue;
-        }
-        if refused > 0 {
-            tracing::warn!(refused, "there is room for connections again");
-            refused = 0;
-        }
+        };
         let guest = Guest {
             peer,
             settings: settings.clone(),
-            memory: Arc::clone(&memory),
             deliver: deliver.clone(),
+            _place: place,
         };
         connections.spawn(guest.run(stream, stop.clone()));
     }
@@ -267,107 +302,21 @@ fn note_panic(joined: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Why a connection ended.
-#[derive(Debug)]
-enum End {
-    /// The client closed it between windows.
-    Closed,
-    /// The server stops.
-    Stopping,
-    /// The client closed it in the middle of a window.
-    Cut { come: usize, announced: u32 },
-    /// A window took too long to come.
-    Slow { come: usize, announced: u32 },
-    /// A window waited too long for the memory that others hold.
-    Starved,
-    /// Nothing came for the idle timeout.
-    Idle,
-    /// The client broke the protocol.
-    Fault(Fault),
-    /// The connection itself failed.
-    Io(io::Error),
-    /// The window was not taken over.
-    NotTaken,
-    /// The TLS handshake failed.
-    Tls(tls::Fault),
-    /// The TLS handshake took too long.
-    Stalled,
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl End {
-    fn log(&self, peer: SocketAddr, settings: &ServerSettings) {
-        match self {
-            Self::Closed => tracing::debug!(%peer, "client closed the connection"),
-            Self::Stopping => tracing::debug!(%peer, "connection closed, the server stops"),
-            Self::Idle => tracing::debug!(%peer, "connection closed, it was idle"),
-            Self::Cut { come, announced } => tracing::info!(
-                %peer, come, announced,
-                "client closed the connection in the middle of a window"
-            ),
-            Self::Slow { come, announced } => {
-                let limit = show_duration(settings.window_timeout);
-                tracing::warn!(
-                    %peer, come, announced, limit,
-                    "connection closed, a window did not come within the limit"
-                );
-            }
-            Self::Starved => {
-                let limit = settings.memory_bytes;
-                tracing::warn!(
-                    %peer, limit,
-                    "connection closed, windows of other clients hold all the memory"
-                );
-            }
-            Self::Fault(error) => tracing::warn!(%peer, %error, "connection closed"),
-            Self::Io(error) => tracing::info!(%peer, %error, "connection failed"),
-            // Load balancers look whether a port is open in this way.
-            Self::Tls(fault) if fault.kind == tls::Kind::Closed => {
-                tracing::debug!(%peer, error = %fault, "connection closed");
-            }
-            Self::Tls(fault) => tracing::warn!(%peer, error = %fault, "connection closed"),
-            Self::Stalled => {
-                let limit = show_duration(settings.handshake_timeout);
-                tracing::warn!(
-                    %peer, limit,
-                    "connection closed, the client did not finish the TLS handshake within the limit; \
-                     does it speak TLS? In Filebeat `ssl.enabled: true`"
-                );
-            }
-            Self::NotTaken => tracing::warn!(
-                %peer,
-                "connection closed without ACK, the events could not be taken over"
-            ),
-        }
-    }
-}
-
 /// A client that has connected, and what is needed to serve it.
 struct Guest {
     peer: SocketAddr,
     settings: ServerSettings,
-    memory: Arc<Semaphore>,
     deliver: mpsc::Sender<Delivery>,
+    _place: Place,
 }
 
 impl Guest {
     async fn run(self, stream: TcpStream, stop: watch::Receiver<bool>) {
         let peer = self.peer;
         tracing::debug!(%peer, "client connected");
-        if let Err(error) = stream.set_nodelay(true) {
-            // Costs latency, nothing else.
-            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+        if let Err(error) = prepare(&stream) {
+            // Costs latency, and a place when the client goes without a word; nothing else.
+            tracing::debug!(%peer, %error, "cannot set the socket's options");
         }
         let greeted = tokio::select! {
             biased;
@@ -376,7 +325,7 @@ impl Guest {
         };
         match greeted {
             Ok(stream) => Connection::new(stream, self).run(stop).await,
-            Err(end) => end.log(peer, &self.settings),
+            Err(end) => end.tell(peer, &self.settings),
         }
     }
 
@@ -404,6 +353,8 @@ struct Connection {
     held: Option<OwnedSemaphorePermit>,
     /// Whether it waits for more of it.
     starving: bool,
+    /// Fires when the taker lets go of a window whose client is gone.
+    abandoned: Option<oneshot::Receiver<()>>,
 }
 
 impl Connection {
@@ -416,17 +367,24 @@ impl Connection {
             unread: 0..0,
             held: None,
             starving: false,
+            abandoned: None,
         }
     }
 
     async fn run(mut self, stop: watch::Receiver<bool>) {
         let end = self.talk(stop).await;
-        end.log(self.guest.peer, &self.guest.settings);
+        end.tell(self.guest.peer, &self.guest.settings);
         // A window that did not come whole goes before its share of the memory does, not after the linger.
         self.session = Session::new(self.guest.settings.limits);
-        self.held = None;
+        if self.abandoned.is_none() {
+            self.held = None;
+        }
         if !matches!(end, End::Io(_)) {
             self.close().await;
+        }
+        if let Some(let_go) = self.abandoned.take() {
+            // Until then the window is in memory, and counts there.
+            drop(let_go.await);
         }
     }
 
@@ -442,10 +400,10 @@ impl Connection {
                 Ok(window) => self.work(window).await,
                 Err(end) => return end,
             };
-            self.held = None;
             if let Err(end) = worked {
                 return end;
             }
+            self.held = None;
         }
     }
 
@@ -515,14 +473,8 @@ impl Connection {
                 (granted.min(GRANT_BYTES_MAX), 0)
             }
         };
-        let permits =
-            u32::try_from(grant + extra).expect("a grant is at most GRANT_BYTES_MAX and the extra");
-        let memory = Arc::clone(&self.guest.memory);
         self.starving = true;
-        let permit = memory
-            .acquire_many_owned(permits)
-            .await
-            .expect("the semaphore is never closed");
+        let permit = self.guest.settings.memory.get(grant + extra).await;
         self.starving = false;
         match &mut self.held {
             None => self.held = Some(permit),
@@ -532,28 +484,49 @@ impl Connection {
         Ok(())
     }
 
-    /// Hands the window over and answers for it, with keep-alives until then.
+    /// Hands the window over and answers for it when it is safe.
     async fn work(&mut self, window: Window) -> Result<(), End> {
-        let seq = window.last_seq();
-        let (done, taken) = oneshot::channel();
-        let delivery = Delivery {
+        let (version, seq, events) = (window.version(), window.last_seq(), window.count());
+        let deliver = self.guest.deliver.clone();
+        let reserved = self.keep_alive_until(version, deliver.reserve()).await?;
+        let place = reserved.map_err(|_| End::NotTaken)?;
+        let (done, mut taken) = oneshot::channel();
+        place.send(Delivery {
             peer: self.guest.peer,
             window,
             done,
-        };
-        let deliver = self.guest.deliver.clone();
-        let mut taking = pin!(async move {
-            deliver.send(delivery).await.map_err(|_| End::NotTaken)?;
-            taken.await.map_err(|_| End::NotTaken)
         });
+        match self.keep_alive_until(version, &mut taken).await {
+            Ok(taken) => taken.map_err(|_| End::NotTaken)?,
+            Err(end) => {
+                self.abandoned = Some(taken);
+                return Err(end);
+            }
+        }
+        let tally = &self.guest.settings.tally;
+        tally.windows.fetch_add(1, Ordering::Relaxed);
+        tally.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.answer(ack_of(version, seq)).await
+    }
+
+    /// Waits for `work`, and says meanwhile that it goes on. Version 1 has no word for that
+    /// (logstash-forwarder takes any answer for the ACK), so its client is not made to wait for
+    /// longer than it would.
+    async fn keep_alive_until<W: Future>(
+        &mut self,
+        version: Version,
+        work: W,
+    ) -> Result<W::Output, End> {
+        if version == Version::V1 {
+            let limit = self.guest.settings.window_timeout;
+            return clock::within(limit, work).await.ok_or(End::Unheard);
+        }
+        let mut work = pin!(work);
         loop {
-            tokio::select! {
-                biased;
-                taken = &mut taking => {
-                    taken?;
-                    return self.answer(ack(seq)).await;
-                }
-                () = clock::sleep(self.guest.settings.keep_alive) => self.answer(KEEP_ALIVE).await?,
+            let pause = self.guest.settings.keep_alive;
+            match clock::within(pause, &mut work).await {
+                Some(done) => return Ok(done),
+                None => self.answer(KEEP_ALIVE).await?,
             }
         }
     }

@@ -1,9 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use tokio::task::JoinHandle;
 
+mod table;
+
 use super::*;
 use crate::event::Frames;
 use crate::protocol::frame::Deflater;
+use crate::protocol::frame::ack;
 use crate::protocol::frame::compressed_window;
 use crate::protocol::frame::plain_window;
 use crate::protocol::frame::window_head;
@@ -14,6 +17,7 @@ struct Server {
     deliveries: mpsc::Receiver<Delivery>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    tally: Arc<Tally>,
 }
 
 impl Server {
@@ -22,12 +26,14 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         let (deliver, deliveries) = mpsc::channel(1);
         let (stop, stopping) = watch::channel(false);
+        let tally = Arc::clone(&settings.tally);
         let serving = tokio::spawn(serve(listener, settings, deliver, stopping));
         Self {
             addr,
             deliveries,
             stop,
             serving,
+            tally,
         }
     }
 
@@ -193,7 +199,7 @@ async fn junk_ends_its_own_connection_only_and_by_fin() {
     for junk in [
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n".as_slice(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"1W\x00\x00\x00\x01",
+        b"1J\x00\x00\x00\x01",
         b"hello\n",
         &[0; 100_000],
     ] {
@@ -287,11 +293,62 @@ async fn connections_beyond_the_limit_are_closed_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn one_address_leaves_room_for_others() {
+    let mut server = Server::start(ServerSettings {
+        connections_per_peer: 1,
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut first = server.client().await;
+    first.send(&window(1, "{}")).await;
+    assert_eq!(server.take().await, 1);
+    let mut second = server.client().await;
+    assert_eq!(second.rest().await, b"");
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = Client(socket.connect(server.addr).await.unwrap());
+    other.send(&window(2, "{}")).await;
+    assert_eq!(server.take().await, 2);
+    assert_eq!(other.answer().await, ack(2));
+    let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let tally = &server.tally;
+    assert_eq!((count(&tally.open), count(&tally.turned_away)), (2, 1));
+    assert_eq!((count(&tally.windows), count(&tally.events)), (2, 3));
+}
+
+#[tokio::test]
+async fn a_window_counts_as_held_until_its_taker_lets_it_go() {
+    let memory = Memory::new(MEMORY_BYTES_MAX);
+    let mut server = Server::start(ServerSettings {
+        window_timeout: Duration::from_millis(50),
+        memory: memory.clone(),
+        ..ServerSettings::default()
+    })
+    .await;
+    let mut client = server.client().await;
+    // Version 1 is closed when it has waited for so long.
+    client.send(b"1W\0\0\0\x01").await;
+    client.send(b"1D\0\0\0\x01\0\0\0\0").await;
+    let delivery = server.delivery().await;
+    assert_eq!(client.rest().await, b"");
+    drop(client);
+    let free = || memory.free.available_permits();
+    assert!(free() < MEMORY_BYTES_MAX);
+    drop(delivery);
+    let freed = clock::within(Duration::from_secs(20), async {
+        while free() < MEMORY_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+    });
+    freed.await.unwrap();
+}
+
+#[tokio::test]
 async fn memory_that_others_hold_is_waited_for_and_not_for_ever() {
     let payload = format!("{{\"a\":\"{}\"}}", "x".repeat(20_000));
     let server_with = |window_timeout| ServerSettings {
         // Enough for one such window, not for two.
-        memory_bytes: WINDOW_EXTRA_BYTES + 2 * GRANT_FIRST_BYTES,
+        memory: Memory::new(WINDOW_EXTRA_BYTES + 2 * GRANT_FIRST_BYTES),
         window_timeout,
         ..ServerSettings::default()
     };
