@@ -1,35 +1,43 @@
 #!/usr/bin/env python3
-"""Judges what a peer received (standard input). Usage: check.py windows|numbers COUNT.
+"""Compares events where bytes cannot agree. Usage: check.py objects|pairs EXPECTED GOT; files of one object a line.
 
-windows: lines of timbersnake_server.py. numbers: events as `spoolbeat receive` prints them.
-In both, the events that have a `number` must be 0, 1, .. COUNT-1, each once and in order.
+objects: the same objects, whatever the order of their keys.
+pairs: GOT holds EXPECTED as version 1 carries it: for each top-level key a text, which is a string's
+text or another value's JSON.
 """
 
 import json
 import sys
 
 
+def text(value):
+    """A value as version 1 carries it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def same(kind, expected, got):
+    """Whether one event came as it should."""
+    if kind == "objects":
+        return expected == got
+    if expected.keys() != got.keys():
+        return False
+    return all(
+        got[key] == text(value) or (not isinstance(value, str) and json.loads(got[key]) == value)
+        for key, value in expected.items()
+    )
+
+
 def main():
     """Exits with what is wrong, if anything."""
-    kind, count = sys.argv[1], int(sys.argv[2])
-    events = []
-    previous = 0
-    for line in sys.stdin:
-        if line.startswith("port "):
-            continue
-        record = json.loads(line)
-        if kind == "windows":
-            seq, record = record["seq"], record["event"]
-            if seq not in (1, previous + 1):
-                sys.exit("sequence number %d after %d" % (seq, previous))
-            previous = seq
-            if not record["event"]["id"] or not record["@timestamp"].endswith("Z"):
-                sys.exit("no event.id or no UTC @timestamp: %s" % line)
-        events.append(record)
-    numbers = [event["number"] for event in events if "number" in event]
-    if numbers != list(range(count)):
-        wrong = next((i for i, n in enumerate(numbers) if n != i), len(numbers))
-        sys.exit("%d numbered events of %d; wrong from position %d" % (len(numbers), count, wrong))
+    kind = sys.argv[1]
+    expected, got = (
+        [json.loads(line) for line in open(name, encoding="utf-8")] for name in sys.argv[2:4]
+    )
+    if len(expected) != len(got):
+        sys.exit("%d events came of %d" % (len(got), len(expected)))
+    for number, (ours, theirs) in enumerate(zip(expected, got)):
+        if not same(kind, ours, theirs):
+            sys.exit("event %d came as %s, was %s" % (number, theirs, ours))
 
 
 main()

@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
-# Talks Lumberjack with implementations that we did not write: timbersnake receives from
-# `spoolbeat run`, pylogbeat sends to `spoolbeat receive`.
+# Talks Lumberjack with implementations that we did not write, both ways, and compares what arrives at
+# the other end with what was sent: how many events, in which order, byte for byte.
 #
-# Usage: tests/interop/run.sh BINARY. Prints one line per check: PASS, FAIL or SKIP. Exits with 1 if any failed.
+# Usage: tests/interop/run.sh BINARY. Prints one line per case: PASS, FAIL or SKIP. Exits with 1 if any failed.
+#
+# go-lumber              the library of Beats, Go         golumber/, pinned by go.sum
+# timbersnake, pylogbeat clients of PyPI, Python          pinned by the hashes in requirements.txt
+# lumberjack-client,     clients of npm, node             pinned by package-lock.json
+#  lumberjack-protocol
+#
+# A peer whose toolchain or registry is not there is skipped with the reason; one that is not what was
+# pinned fails. Nothing is installed outside of this folder and the caches of go and npm.
 
 set -u
 exec </dev/null
@@ -12,6 +20,7 @@ binary=$(realpath "$1")
 work=$(mktemp -d)
 children=()
 failed=0
+case=0
 
 clean() {
     local pid
@@ -24,9 +33,13 @@ trap clean EXIT
 trap 'exit 1' INT TERM
 
 pass() { echo "PASS interop: $1"; }
+skip() { echo "SKIP interop: $1"; }
+# fail NAME FILE...: the ends of the files show why.
 fail() {
     echo "FAIL interop: $1"
     failed=1
+    shift
+    tail -n 15 "$@" 2>/dev/null
 }
 
 # until_true SECONDS COMMAND...: repeats the command until it succeeds.
@@ -40,31 +53,92 @@ until_true() {
 }
 
 has_line() { grep -q "$1" "$2" 2>/dev/null; }
+has_lines() { (($(wc -l <"$2") >= $1)); }
+last() { tail -n 1 "$1" | tr -d '\n'; }
 
-peers() {
-    local venv=$here/.venv
-    if ! "$venv/bin/python" -c 'import timbersnake, pylogbeat' 2>/dev/null; then
-        python3 -m venv --clear "$venv" >"$work/venv.log" 2>&1 || return 1
-        timeout 180 "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
-            --requirement "$here/requirements.txt" >>"$work/venv.log" 2>&1 || return 1
-    fi
+# ---- the peers -----------------------------------------------------------------------------------
+
+python_peers() {
+    local venv=$here/.venv log=$work/python.log
     python=$venv/bin/python
-}
-
-# Our output against timbersnake's server: every line arrives once, in order, numbered from 1 in each window.
-we_send() {
-    local name="timbersnake decodes what we send" port root=$work/root
-    "$python" "$here/timbersnake_server.py" >"$work/server.out" 2>"$work/server.err" &
-    children+=($!)
-    if ! until_true 10 has_line '^port ' "$work/server.out"; then
-        fail "$name: its server did not start"
-        cat "$work/server.err"
+    "$python" -c 'import timbersnake, pylogbeat' 2>/dev/null && return
+    if python3 -m venv --clear "$venv" >"$log" 2>&1 &&
+        timeout 180 "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+            --requirement "$here/requirements.txt" >>"$log" 2>&1; then
         return
     fi
-    read -r _ port <"$work/server.out"
+    python=
+    if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+        fail "timbersnake or pylogbeat is not what it was" "$log"
+    else
+        skip "no timbersnake and pylogbeat: $(last "$log")"
+    fi
+}
 
+go_peer() {
+    local log=$work/go.log
+    golumber=$work/golumber
+    (cd "$here/golumber" && timeout 300 go build -mod=readonly -o "$golumber" .) >"$log" 2>&1 && return
+    golumber=
+    if grep -q 'SECURITY ERROR\|checksum mismatch' "$log"; then
+        fail "go-lumber is not what it was" "$log"
+    else
+        skip "no go-lumber: $(last "$log")"
+    fi
+}
+
+node_peers() {
+    local log=$work/npm.log
+    node=node
+    (cd "$here" && node --version && timeout 180 npm ci --ignore-scripts --no-audit --no-fund) >"$log" 2>&1 && return
+    node=
+    if grep -q EINTEGRITY "$log"; then
+        fail "lumberjack-client or lumberjack-protocol is not what it was" "$log"
+    else
+        skip "no lumberjack-client and lumberjack-protocol: $(last "$log")"
+    fi
+}
+
+# An authority, a server's certificate for localhost and 127.0.0.1, a client's certificate.
+certificates() {
+    local log=$work/openssl.log
+    pki=$work/pki
+    mkdir "$pki"
+    (
+        cd "$pki" || exit
+        key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+        openssl req -x509 "${key[@]}" -keyout ca.key -out ca.pem -days 2 -subj /CN=interop \
+            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign || exit
+        for name in server client; do
+            openssl req "${key[@]}" -keyout $name.key -out $name.csr -subj /CN=$name || exit
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out $name.pem \
+                -extfile <(echo 'subjectAltName=DNS:localhost,IP:127.0.0.1') || exit
+        done
+    ) >"$log" 2>&1 && return
+    pki=
+    skip "no TLS: openssl says: $(last "$log")"
+}
+
+# ---- ours to theirs ------------------------------------------------------------------------------
+
+readonly LINES_SENT=5000
+
+# we_send NAME HOW KEYS SERVER...: lines of a job go through an output with these keys to a peer's server.
+# HOW is `bytes`, or what check.py compares.
+we_send() {
+    local name=$1 how=$2 keys=$3 root=$work/$((++case)) server daemon port
+    shift 3
+    local got=$root/got
     mkdir -p "$root/jobs/count"
-    printf '[output.lumberjack]\nhosts = ["127.0.0.1:%d"]\n' "$port" >"$root/spoolbeat.toml"
+    "$@" >"$root/server.out" 2>"$root/server.err" &
+    server=$!
+    children+=("$server")
+    if ! until_true 10 has_line '^port ' "$root/server.out"; then
+        fail "$name: its server did not start" "$root/server.err"
+        return
+    fi
+    read -r _ port <"$root/server.out"
+    printf '[output.lumberjack]\nhosts = ["localhost:%d"]\n%b' "$port" "$keys" >"$root/spoolbeat.toml"
     cat >"$root/jobs/count/job.toml" <<'JOB'
 [script]
 run = "count.sh"
@@ -73,57 +147,127 @@ once = true
 [capture.stdout]
 format = "json"
 JOB
-    cat >"$root/jobs/count/count.sh" <<'JOB'
-for number in $(seq 0 4999); do
-    echo "{\"message\":\"line $number\",\"number\":$number,\"text\":\"\\u00e9 \\\" \\\\ \"}"
+    cat >"$root/jobs/count/count.sh" <<JOB
+for number in \$(seq 1 $LINES_SENT); do
+    echo "{\"message\":\"line \$number\",\"number\":\$number,\"text\":\"\\u00e9 \\\\\" \\\\\\\\ \"}"
 done
 JOB
-    "$binary" run "$root" >"$work/daemon.out" 2>"$work/daemon.err" &
-    local daemon=$!
+    "$binary" run "$root" >"$root/daemon.out" 2>"$root/daemon.err" &
+    daemon=$!
     children+=("$daemon")
-    if until_true 30 has_line '"number": 4999' "$work/server.out" &&
-        "$python" "$here/check.py" windows 5000 <"$work/server.out"; then
+    # Its start and its end are events too; the first line of the server is its port.
+    if until_true 30 has_lines $((LINES_SENT + 3)) "$root/server.out" && kill -TERM "$daemon" && wait "$daemon" &&
+        tail -n +2 "$root/server.out" >"$got" && "$binary" queue cat "$root" >"$root/sent" && compare "$how" "$root/sent" "$got"; then
         pass "$name"
     else
-        fail "$name"
-        tail -n 20 "$work/daemon.err" "$work/server.err"
+        fail "$name" "$root/daemon.err" "$root/server.err"
     fi
-
-    if ! kill -TERM "$daemon" 2>/dev/null; then
-        fail "the daemon ended before it was told to"
-    elif wait "$daemon"; then
-        pass "we stop cleanly with timbersnake at the other end"
-    else
-        fail "stopped with exit code $? with timbersnake at the other end"
-    fi
+    kill -KILL "$server" "$daemon" 2>/dev/null
+    wait "$server" 2>/dev/null
 }
 
-# pylogbeat's client against our receiver: three sends on one connection.
-we_receive() {
-    local name="pylogbeat sends three times on one connection" port
-    port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    "$binary" receive --listen "127.0.0.1:$port" >"$work/received" 2>"$work/receive.err" &
+compare() {
+    case $1 in
+        bytes) cmp "$2" "$3" ;;
+        *) "${python:-python3}" "$here/check.py" "$1" "$2" "$3" ;;
+    esac
+}
+
+# ---- theirs to ours ------------------------------------------------------------------------------
+
+# receiver FLAGS...: starts our receiver; sets $port, and $root, where it writes.
+receiver() {
+    root=$work/$((++case))
+    mkdir -p "$root"
+    "$binary" receive --listen 127.0.0.1:0 "$@" >"$root/received" 2>"$root/receiver.err" &
     children+=($!)
-    listens() { (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
-    if until_true 10 listens &&
-        timeout 60 "$python" "$here/pylogbeat_send.py" "$port" 3 50 >"$work/client" 2>&1 &&
-        until_true 10 has_line '"number": *149[^0-9]' "$work/received" &&
-        "$python" "$here/check.py" numbers 150 <"$work/received"; then
+    until_true 10 has_line '^listening on ' "$root/receiver.err" || return
+    port=$(sed -n 's/^listening on .*://p' "$root/receiver.err")
+}
+
+# we_receive NAME HOW FLAGS CLIENT...: a peer's client sends to our receiver with these flags. In the client's
+# words PORT is where it listens, and SENT the file where the client notes what it sends.
+# HOW is `bytes`, or what check.py compares.
+we_receive() {
+    local name=$1 how=$2 flags=$3 port root
+    shift 3
+    # shellcheck disable=SC2086 # these are several words
+    if ! receiver $flags; then
+        fail "$name: our receiver did not start" "$root/receiver.err"
+        return
+    fi
+    local words=("$@") client
+    words=("${words[@]//PORT/$port}")
+    words=("${words[@]//SENT/$root/sent}")
+    timeout 60 "${words[@]}" >"$root/client" 2>&1 &
+    client=$!
+    children+=("$client")
+    arrived() { [[ -s $root/sent ]] && has_lines "$(wc -l <"$root/sent")" "$root/received"; }
+    if until_true 20 arrived && ended_well "$client" && compare "$how" "$root/sent" "$root/received"; then
         pass "$name"
     else
-        fail "$name"
-        tail -n 20 "$work/client" "$work/receive.err"
+        fail "$name" "$root/client" "$root/receiver.err"
+    fi
+    kill -KILL "$client" 2>/dev/null
+}
+
+# A client that goes on, as those of npm do, is well; one that has ended or ends soon must have succeeded.
+ended_well() {
+    local words
+    words=$({ tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null)
+    [[ $words == *npm_send* ]] || wait "$1"
+}
+
+# we_refuse NAME REASON EVENTS CLIENT...: our receiver takes so many events of what the client sends, then
+# closes and says why.
+we_refuse() {
+    local name=$1 reason=$2 events=$3 port root
+    shift 3
+    receiver || return
+    local words=("$@")
+    words=("${words[@]//PORT/$port}")
+    words=("${words[@]//SENT/$root/sent}")
+    timeout 20 "${words[@]}" >"$root/client" 2>&1 &
+    children+=($!)
+    if until_true 15 has_line "$reason" "$root/receiver.err" &&
+        head -n "$events" "$root/sent" | cmp - "$root/received"; then
+        pass "$name"
+    else
+        fail "$name" "$root/client" "$root/receiver.err"
     fi
 }
 
-if ! peers; then
-    if grep -q 'DO NOT MATCH THE HASHES' "$work/venv.log"; then
-        fail "timbersnake or pylogbeat is not what it was: $(tail -n 1 "$work/venv.log")"
-        exit 1
-    fi
-    echo "SKIP interop: no timbersnake and pylogbeat: $(tail -n 1 "$work/venv.log" | tr -d '\n')"
-    exit 0
-fi
-we_send
-we_receive
+# ---- the cases -----------------------------------------------------------------------------------
+
+go_lumber_cases() {
+    local level client
+    for level in 0 3; do
+        we_send "we send to go-lumber at level $level" bytes "compression_level = $level\n" "$golumber" serve
+        for client in "sync 0" "async 4"; do
+            we_receive "go-lumber sends, ${client% *}, at level $level" bytes "" \
+                "$golumber" send 127.0.0.1:PORT -level $level -async "${client#* }" -count 5000 -sent SENT
+        done
+    done
+    we_send "we send small windows to go-lumber, eight in flight" bytes "bulk_max_size = 7\npipelining = 8\n" "$golumber" serve
+}
+
+python_cases() {
+    we_send "we send to timbersnake" bytes "" "$python" "$here/timbersnake_server.py"
+    we_receive "timbersnake sends one plain window" bytes "" "$python" "$here/timbersnake_send.py" PORT 0 SENT
+    we_refuse "timbersnake sends a window's head in a compressed frame" "outside of a window" 0 \
+        "$python" "$here/timbersnake_send.py" PORT 6 SENT
+    we_receive "pylogbeat sends three times on one connection" bytes "" "$python" "$here/pylogbeat_send.py" PORT 3 50 SENT
+}
+
+node_cases() {
+    we_receive "lumberjack-client sends and never reads an ACK" bytes "" "$node" "$here/npm_send.js" client PORT 200 SENT
+}
+
+go_peer
+python_peers
+node_peers
+certificates
+[[ -z $golumber ]] || go_lumber_cases
+[[ -z $python ]] || python_cases
+[[ -z $node ]] || node_cases
 exit "$failed"

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """A peer for the interop suite: timbersnake's server, which inflates and decodes our windows.
 
-Prints `port N`, then one JSON object per event: its sequence number and the event. timbersnake
-itself only writes events to its debug log, so the frame method is extended to print them.
-It acknowledges each compressed frame with the number of the last event in it, and crashes on
-events that are not compressed; the spool that talks to it must compress.
+Prints `port N`, then each event's bytes, one a line. timbersnake itself only writes events to its
+debug log, so the frame method is extended to print them; a number that is neither 1 nor the next one
+ends the connection. It acknowledges each compressed frame with the number of the last event in it, and
+crashes on events that are not compressed; the spool that talks to it must compress.
 """
 
 import asyncio
 import contextlib
-import json
 import sys
 
 from timbersnake.server import Server
@@ -18,10 +17,15 @@ from timbersnake.server import Server
 class Recorder(Server):
     """The server as published, except that it shows what it decoded."""
 
+    previous = 0
+
     def json_frame_str(self, s, pos=0):
         end, seq = super().json_frame_str(s, pos)
-        event = json.loads(s[pos + 8 : end])
-        print(json.dumps({"seq": seq, "event": event}), flush=True)
+        if seq not in (1, self.previous + 1):
+            raise ValueError("number %d after %d" % (seq, self.previous))
+        self.previous = seq
+        sys.stdout.buffer.write(s[pos + 8 : end] + b"\n")
+        sys.stdout.buffer.flush()
         return end, seq
 
 
