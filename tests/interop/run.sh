@@ -209,6 +209,7 @@ we_receive() {
         fail "$name" "$root/client" "$root/receiver.err"
     fi
     kill -KILL "$client" 2>/dev/null
+    wait "$client" 2>/dev/null
 }
 
 # A client that goes on, as those of npm do, is well; one that has ended or ends soon must have succeeded.
