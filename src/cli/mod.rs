@@ -42,6 +42,7 @@ pub mod try_job;
 mod feed;
 mod say;
 mod signals;
+mod tls_flags;
 
 /// sysexits `EX_OSERR`: the system refuses a thread, a folder or an identifier.
 const EXIT_SYSTEM: u8 = 71;
@@ -122,8 +123,11 @@ enum Command {
     /// Send kept events again, under the same event.id; the daemon's cursors do not move
     #[command(after_help = "Example: spoolbeat replay disk --since 2h --root /srv/spool")]
     Replay(replay::Args),
-    /// Receive events as Logstash would, and print them
-    #[command(after_help = "Example: spoolbeat receive --listen 127.0.0.1:5044 | jq .message")]
+    /// Receive events as Logstash would, and print them or keep them in files
+    #[command(after_help = "Examples:
+  spoolbeat receive --listen 127.0.0.1:5044 | jq .message
+  spoolbeat receive --listen 0.0.0.0:5044 --to /var/lib/received --keep 100
+  spoolbeat receive --tls-cert server.pem --tls-key server.key --client-ca ca.pem")]
     Receive(receive::Args),
     Send(send::Args),
     Completions(completions::Args),

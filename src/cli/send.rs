@@ -27,6 +27,7 @@ use crate::cli::send::input::Input;
 use crate::cli::send::input::Stopped;
 use crate::cli::send::input::Summary;
 use crate::cli::signals::Signals;
+use crate::cli::tls_flags::TlsFlags;
 use crate::clock;
 use crate::daemon;
 use crate::event::EVENT_BYTES_MAX;
@@ -84,7 +85,11 @@ pub struct Args {
     )]
     pub to: Vec<String>,
     /// Send as this output of spoolbeat.toml does
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all = ["tls", "ca", "cert", "key", "insecure"]
+    )]
     pub output: Option<String>,
     /// Each line is text: the `message` of an event (the default)
     #[arg(long, conflicts_with = "json")]
@@ -104,6 +109,9 @@ pub struct Args {
     /// How often in a row to try again what failed, 1 s to 60 s apart
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub retries: u32,
+    /// How the server is proven
+    #[command(flatten)]
+    pub tls: TlsFlags,
 }
 
 fn field(text: &str) -> Result<(String, String), String> {
@@ -130,8 +138,13 @@ impl Args {
     /// The client that the flags alone describe.
     pub(super) fn client(&self) -> Option<Builder> {
         let (first, others) = self.to.split_first()?;
-        let client = Client::to(first);
-        Some(others.iter().fold(client, |client, host| client.or(host)))
+        let client = others
+            .iter()
+            .fold(Client::to(first), |client, host| client.or(host));
+        Some(match self.tls.settings() {
+            Some(settings) => client.tls(settings),
+            None => client,
+        })
     }
 
     fn format(&self) -> Result<Format, daemon::Error> {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::cli::receive::WINDOWS_WAITING_MAX;
 use crate::cli::receive::printer;
 use crate::cli::receive::printer::Printed;
+use crate::cli::receive::printer::Shown;
 use crate::clock;
 use crate::config;
 use crate::daemon::Error;
@@ -40,7 +41,7 @@ impl Receiver {
         let addr = listener.local_addr().map_err(Error::System)?;
         let (deliver, deliveries) = mpsc::channel(WINDOWS_WAITING_MAX);
         let printer = if settings.print {
-            Some(printer::spawn(deliveries).map_err(Error::System)?)
+            Some(printer::spawn(deliveries, Shown::AsFits).map_err(Error::System)?)
         } else {
             tokio::spawn(forget(deliveries));
             None

@@ -20,6 +20,7 @@ use crate::event::FRAME_HEAD_BYTES;
 use crate::event::Frames;
 use crate::event::envelope::fit;
 use crate::lumberjack::connection::Broken;
+use crate::lumberjack::connection::Cause;
 use crate::lumberjack::connection::Connection;
 use crate::lumberjack::connection::Dial;
 use crate::lumberjack::connection::Turn;
@@ -30,6 +31,7 @@ use crate::protocol::client::Settings as SessionSettings;
 use crate::protocol::frame;
 use crate::protocol::frame::Deflater;
 use crate::protocol::frame::WINDOW_EVENTS_MAX;
+use crate::tls;
 use crate::units::LUMBERJACK_PORT;
 use crate::units::parse_address;
 use crate::units::show_duration;
@@ -128,6 +130,7 @@ pub struct Builder {
     retries: u32,
     backoff_init: Duration,
     backoff_max: Duration,
+    tls: Option<tls::Settings>,
 }
 
 impl Builder {
@@ -135,6 +138,14 @@ impl Builder {
     #[must_use]
     pub fn or(mut self, host: &str) -> Self {
         self.hosts.push(host.to_owned());
+        self
+    }
+
+    /// Encrypts the connection, and proves the server as `settings` say; its files are read again
+    /// when they have changed. Default: not encrypted.
+    #[must_use]
+    pub fn tls(mut self, settings: tls::Settings) -> Self {
+        self.tls = Some(settings);
         self
     }
 
@@ -195,17 +206,20 @@ impl Builder {
     /// [`Advice::Misconfigured`] for a value out of its bounds, else why none was reached.
     pub async fn connect(mut self) -> Result<Client, Error> {
         self.check()?;
-        let deflater = Deflater::new(self.compression_level);
         let mut client = Client {
+            dial: Dial {
+                timeout: self.timeout,
+                tls: self.tls.clone().map(tls::Connector::new),
+            },
+            deflater: Deflater::new(self.compression_level),
             settings: self,
-            deflater,
             link: None,
             next_host: 0,
             acked: Arc::default(),
         };
         let mut call = Call::default();
         loop {
-            match Link::open(&client.settings, &mut client.next_host).await {
+            match Link::open(&client.settings, &client.dial, &mut client.next_host).await {
                 Ok(link) => {
                     client.link = Some(link);
                     return Ok(client);
@@ -241,6 +255,10 @@ impl Builder {
                 ));
             }
         }
+        if let Some(Err(problems)) = self.tls.as_ref().map(tls::Settings::check) {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            return refuse(problems.join("; "));
+        }
         Ok(())
     }
 
@@ -249,13 +267,6 @@ impl Builder {
             pipelining: self.pipelining,
             timeout: self.timeout,
             ack_stall_timeout: self.ack_stall_timeout,
-        }
-    }
-
-    fn dial(&self) -> Dial {
-        Dial {
-            timeout: self.timeout,
-            tls: None,
         }
     }
 }
@@ -269,6 +280,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Client {
     settings: Builder,
+    dial: Dial,
     deflater: Deflater,
     link: Option<Link>,
     /// Which of the hosts is tried next.
@@ -285,12 +297,12 @@ struct Link {
 
 impl Link {
     /// Connects; each server is tried once, from `next_host` on.
-    async fn open(settings: &Builder, next_host: &mut usize) -> Result<Self, Lost> {
+    async fn open(settings: &Builder, dial: &Dial, next_host: &mut usize) -> Result<Self, Lost> {
         let hosts = &settings.hosts;
         let mut why: Option<Lost> = None;
         for _ in 0..hosts.len() {
             let host = &hosts[*next_host % hosts.len()];
-            match Connection::open(host, &settings.dial()).await {
+            match Connection::open(host, dial).await {
                 Ok(connection) => {
                     return Ok(Self {
                         host: host.clone(),
@@ -321,8 +333,12 @@ struct Lost {
 impl Lost {
     /// A connection that was not made; the reason names the host.
     fn unmade(broken: Broken) -> Self {
+        let advice = match broken.cause {
+            Cause::Misconfigured => Advice::Misconfigured,
+            Cause::Unreachable | Cause::ByPeer => Advice::Retry,
+        };
         Self {
-            advice: Advice::Retry,
+            advice,
             reason: broken.reason,
         }
     }
@@ -471,6 +487,7 @@ impl Client {
             retries: 0,
             backoff_init: Duration::from_secs(1),
             backoff_max: Duration::from_secs(60),
+            tls: None,
         }
     }
 
@@ -572,7 +589,7 @@ impl Client {
     async fn step(&mut self, call: &mut Call) -> Result<(), Lost> {
         let link = match &mut self.link {
             Some(link) => link,
-            none => none.insert(Link::open(&self.settings, &mut self.next_host).await?),
+            none => none.insert(Link::open(&self.settings, &self.dial, &mut self.next_host).await?),
         };
         while call.sent < call.flights.len() && link.session.can_send() {
             let frames = &call.flights[call.sent].frames;

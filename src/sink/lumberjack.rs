@@ -52,9 +52,14 @@ impl Settings {
     #[must_use]
     pub fn client(&self) -> Builder {
         let (first, others) = self.hosts.split_first().expect("an output has a host");
-        others
+        let client = others
             .iter()
-            .fold(Client::to(first), |client, host| client.or(host))
+            .fold(Client::to(first), |client, host| client.or(host));
+        let client = match &self.tls {
+            Some(settings) => client.tls(settings.clone()),
+            None => client,
+        };
+        client
             .window(self.bulk_max_size)
             .compression_level(self.compression_level)
             .pipelining(self.pipelining.max(1))

@@ -9,6 +9,7 @@ mod fuzz;
 mod harness;
 mod library;
 mod process;
+mod receive;
 mod runs;
 mod send;
 mod slow;

@@ -19,7 +19,7 @@ use crate::protocol::server::Window;
 
 mod line;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Written at once; a window that is larger is written in parts and flushed at its end.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -46,23 +46,47 @@ pub(crate) enum End {
     Failed(io::Error),
 }
 
+/// How events are to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// To a person at a terminal in short, to anything else one JSON object a line.
+    AsFits,
+    /// The bytes that came, and a line's end behind each event.
+    Raw,
+}
+
 /// Starts to print to standard output what comes by `deliveries`; resolves at the end.
-///
-/// A thread and not a task of the runtime's blocking pool: the runtime waits for those when it
-/// ends, and this one may hang for as long as nobody reads.
 ///
 /// # Errors
 /// When the system refuses a thread.
 pub(crate) fn spawn(
+    deliveries: mpsc::Receiver<Delivery>,
+    shown: Shown,
+) -> io::Result<oneshot::Receiver<Printed>> {
+    let look = match shown {
+        Shown::AsFits => Look::of_stdout(),
+        Shown::Raw => Look::Raw,
+    };
+    on_thread("printer", deliveries, move |deliveries| {
+        print(deliveries, &mut io::stdout().lock(), &look)
+    })
+}
+
+/// Lets `take` have what comes by `deliveries`; resolves at the end.
+///
+/// A thread and not a task of the runtime's blocking pool: the runtime waits for those when it
+/// ends, and this one may hang for as long as nobody reads.
+pub(super) fn on_thread(
+    name: &str,
     mut deliveries: mpsc::Receiver<Delivery>,
+    take: impl FnOnce(&mut mpsc::Receiver<Delivery>) -> Printed + Send + 'static,
 ) -> io::Result<oneshot::Receiver<Printed>> {
     let (ended, end) = oneshot::channel();
-    let look = Look::of_stdout();
     std::thread::Builder::new()
-        .name("printer".to_owned())
+        .name(name.to_owned())
         .spawn(move || {
-            let printed = print(&mut deliveries, &mut io::stdout().lock(), &look);
-            // Events that nobody will print must not be taken: this closes their connections.
+            let printed = take(&mut deliveries);
+            // Events that nobody will take must not come: this closes their connections.
             drop(deliveries);
             // Whoever started it may be gone.
             drop(ended.send(printed));
@@ -73,8 +97,10 @@ pub(crate) fn spawn(
 /// How an event becomes a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
-    /// The event itself.
+    /// The event itself, on one line.
     Json,
+    /// The event byte for byte.
+    Raw,
     /// For a person: time in this zone, job, stream, message.
     Short { zone: Tz, screen: Screen },
 }
@@ -150,6 +176,10 @@ fn print_window(
     for event in window.events() {
         match look {
             Look::Json => push_json(event, buffer),
+            Look::Raw => {
+                buffer.extend_from_slice(event);
+                buffer.push(b'\n');
+            }
             Look::Short { zone, screen } => Line::of(event, *zone).push(*screen, buffer),
         }
         if buffer.len() >= BUFFER_BYTES {
@@ -164,7 +194,7 @@ fn print_window(
 
 /// Appends the event's own bytes as one line. A line break in JSON can only stand between
 /// tokens, where a blank means the same.
-fn push_json(event: &[u8], buffer: &mut Vec<u8>) {
+pub(super) fn push_json(event: &[u8], buffer: &mut Vec<u8>) {
     let start = buffer.len();
     buffer.extend_from_slice(event);
     let mut rest = &mut buffer[start..];

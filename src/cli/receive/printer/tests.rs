@@ -8,7 +8,7 @@ use crate::protocol::server::Limits;
 use crate::protocol::server::Session;
 use crate::protocol::server::Want;
 
-fn window(events: &[&str]) -> Window {
+pub(in crate::cli::receive) fn window(events: &[&str]) -> Window {
     let mut frames = Frames::default();
     for event in events {
         frames.push(|out| out.extend_from_slice(event.as_bytes()));
@@ -81,6 +81,13 @@ fn line_breaks_between_tokens_become_blanks() {
         json(&["{\r\n \"a\": \"x\\ny\"\n}\n"]),
         "{   \"a\": \"x\\ny\" } \n"
     );
+}
+
+#[test]
+fn raw_events_are_the_bytes_that_came() {
+    let mut out = Vec::new();
+    printed(&[&["{\n\"a\": 1}", "{}"]], &Look::Raw, &mut out);
+    assert_eq!(out, b"{\n\"a\": 1}\n{}\n");
 }
 
 #[test]
