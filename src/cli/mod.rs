@@ -246,7 +246,7 @@ fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
         let why = format!("jobs/{name}: there is no [script] to try");
         return Err(say::fail(EXIT_ERROR, &why));
     };
-    let identity = daemon::passing_identity().map_err(|error| system(&error))?;
+    let identity = daemon::passing_identity(root.shape).map_err(|error| system(&error))?;
     let state = tempfile::Builder::new()
         .prefix("spoolbeat-try-")
         .tempdir()

@@ -33,6 +33,7 @@ use crate::daemon;
 use crate::event::EVENT_BYTES_MAX;
 use crate::event::RunId;
 use crate::event::envelope::Lines;
+use crate::event::envelope::Shape;
 use crate::lumberjack::Client;
 use crate::lumberjack::client::Builder;
 use crate::lumberjack::client::Error;
@@ -152,7 +153,7 @@ impl Args {
             let strict = self.strict;
             return Ok(Format::Json { strict });
         }
-        let identity = daemon::passing_identity()?;
+        let identity = daemon::passing_identity(Shape::Ecs)?;
         let salt = crc32fast::hash(identity.agent_ephemeral_id.as_bytes());
         let source = RunId::new(clock::now(), salt);
         let fields: Map<String, Value> = self

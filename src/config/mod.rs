@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::event::envelope::Shape;
 use crate::files;
 
 use crate::queue;
@@ -141,6 +142,8 @@ pub struct Root {
     pub outputs: Vec<Output>,
     /// `[queue]`.
     pub queue: queue::Settings,
+    /// `[events]`: what events look like.
+    pub shape: Shape,
     /// `[results] bytes`: of all jobs together. Default 1 GiB.
     pub results_bytes: u64,
     /// `[receiver]`: a Lumberjack server inside, for trying out.

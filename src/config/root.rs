@@ -26,6 +26,8 @@ use super::source::Segment;
 use super::source::Source;
 use super::ssl;
 use super::variable;
+use crate::event::envelope::Beat;
+use crate::event::envelope::Shape;
 use crate::files;
 use crate::queue;
 use crate::queue::Durability;
@@ -190,6 +192,7 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (R
         max_concurrent_runs: spool.2,
         outputs,
         queue: read_queue(table),
+        shape: read_events(table),
         results_bytes: read_results(table),
         receiver: read_receiver(table, &mut files),
         stop_timeout: read_stop(table),
@@ -405,6 +408,31 @@ fn read_durability(table: &mut Table<'_, '_>) -> Option<Durability> {
     }
     let leaf = table.text("durability", EXAMPLE)?;
     table.pick(&leaf, &[("sync", Durability::Sync)])
+}
+
+/// The beat that Scriptable Beat's parsing rules look for.
+const COLLECTED_BEAT: &str = "scriptablebeat";
+
+fn read_events(root: &mut Table<'_, '_>) -> Shape {
+    let Some(mut table) = root.table("events") else {
+        return Shape::Ecs;
+    };
+    let shapes = [("ecs", false), ("opencollector", true)];
+    let is_collected = table.choice("shape", &shapes).unwrap_or(false);
+    let beat = table.text("beat", "beat = \"scriptablebeat\"");
+    let identifier = table.text("identifier", "identifier = \"web-1\"");
+    if let (false, Some(leaf)) = (is_collected, beat.as_ref().or(identifier.as_ref())) {
+        let message = "goes with shape = \"opencollector\" only; write that, or remove it";
+        table.refuse(leaf, message.to_owned());
+    }
+    table.finish();
+    if !is_collected {
+        return Shape::Ecs;
+    }
+    Shape::OpenCollector(Beat {
+        name: beat.map_or_else(|| COLLECTED_BEAT.to_owned(), |leaf| leaf.value),
+        identifier: identifier.map_or_else(String::new, |leaf| leaf.value),
+    })
 }
 
 fn read_results(root: &mut Table<'_, '_>) -> u64 {

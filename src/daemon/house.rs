@@ -30,6 +30,7 @@ use crate::disk::OsDisk;
 use crate::disk::Replace;
 use crate::event::Route;
 use crate::event::envelope::Identity;
+use crate::event::envelope::Shape;
 use crate::process;
 use crate::queue;
 use crate::queue::JobPast;
@@ -208,7 +209,7 @@ impl House {
         Ok(Host {
             intake,
             pool: Pool::new(),
-            identity: self.identity()?,
+            identity: self.identity(&root.shape)?,
             shim: process::self_exe(),
             environment: std::env::vars_os().collect(),
             limits: Limits {
@@ -220,7 +221,7 @@ impl House {
         })
     }
 
-    fn identity(&self) -> Result<Identity, Error> {
+    fn identity(&self, shape: &Shape) -> Result<Identity, Error> {
         let path = self.claim.root.join("state").join(AGENT_ID);
         let agent_id = match read_uuid(&path) {
             Ok(id) => id,
@@ -237,6 +238,7 @@ impl House {
             host_name: process::hostname(),
             agent_id,
             agent_ephemeral_id: new_uuid()?,
+            shape: shape.clone(),
         })
     }
 
@@ -421,11 +423,12 @@ fn past_of(past: &JobPast) -> Past {
 }
 
 /// Who ships when nothing is shipped (`try`): identifiers that are used once.
-pub(crate) fn passing_identity() -> Result<Identity, Error> {
+pub(crate) fn passing_identity(shape: Shape) -> Result<Identity, Error> {
     Ok(Identity {
         host_name: process::hostname(),
         agent_id: new_uuid()?,
         agent_ephemeral_id: new_uuid()?,
+        shape,
     })
 }
 

@@ -50,6 +50,28 @@ pub struct Identity {
     pub agent_id: String,
     /// `agent.ephemeral_id`: new with each start of the daemon.
     pub agent_ephemeral_id: String,
+    /// What events look like.
+    pub shape: Shape,
+}
+
+/// What events look like: `[events] shape`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Shape {
+    /// Beats events with ECS names.
+    #[default]
+    Ecs,
+    /// The same with what LogRhythm's Open Collector tells beats apart by: `fullyqualifiedbeatname`,
+    /// `beat` and `@version` as Scriptable Beat sends them; the text of an error is `errormessage`.
+    OpenCollector(Beat),
+}
+
+/// Which beat the Open Collector is to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// `beat.name`, and in lower case the first part of `fullyqualifiedbeatname`.
+    pub name: String,
+    /// The second part of it: which one of several.
+    pub identifier: String,
 }
 
 /// What is known of a run before its first event.
@@ -78,8 +100,20 @@ pub struct Marks {
     pub skipped: u64,
     /// It is several lines, joined.
     pub is_joined: bool,
-    /// It tells of an error.
-    pub is_error: bool,
+    /// What it is told as.
+    pub tells: Tells,
+}
+
+/// What a text is told as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tells {
+    /// The message of an event.
+    #[default]
+    Event,
+    /// The message of an error.
+    Error,
+    /// Both.
+    Both,
 }
 
 /// What became of a line that was offered as JSON.
@@ -226,7 +260,11 @@ impl Envelope {
         ]
         .concat();
         Self {
-            lines: Lines { id, between },
+            lines: Lines {
+                id,
+                between,
+                is_open_collector: identity.shape != Shape::Ecs,
+            },
             dataset,
             host_name,
             agent,
@@ -304,9 +342,14 @@ impl Envelope {
         self.rest(out, &end_job_members(end, reason), n);
         process(out, end.pid, end.exit_code);
         if end.verdict == Verdict::Failure {
+            let why = string(reason.unwrap_or(end.outcome));
             out.extend_from_slice(b",\"error\":{\"message\":");
-            quoted(out, reason.unwrap_or(end.outcome));
+            out.extend_from_slice(&why);
             out.push(b'}');
+            if self.lines.is_open_collector {
+                out.extend_from_slice(b",\"errormessage\":");
+                out.extend_from_slice(&why);
+            }
         }
         out.push(b'}');
     }
@@ -367,6 +410,7 @@ fn member(out: &mut Vec<u8>, key: &str, value: &str) {
     out.push(b',');
 }
 
+/// `agent` and `ecs`, and what the shape adds, with a comma after them.
 fn agent_members(identity: &Identity) -> Vec<u8> {
     let mut out = b"\"agent\":{".to_vec();
     member(&mut out, "type", BEAT);
@@ -378,6 +422,17 @@ fn agent_members(identity: &Identity) -> Vec<u8> {
     out.extend_from_slice(b"},\"ecs\":{\"version\":");
     quoted(&mut out, ECS_VERSION);
     out.extend_from_slice(b"},");
+    if let Shape::OpenCollector(beat) = &identity.shape {
+        let full = format!("{}_{}", beat.name.to_lowercase(), beat.identifier);
+        member(&mut out, "fullyqualifiedbeatname", &full);
+        member(&mut out, "@version", "1");
+        out.extend_from_slice(b"\"beat\":{");
+        member(&mut out, "hostname", &identity.host_name);
+        member(&mut out, "version", VERSION);
+        out.extend_from_slice(b"\"name\":");
+        quoted(&mut out, &beat.name);
+        out.extend_from_slice(b"},");
+    }
     out
 }
 
@@ -446,15 +501,16 @@ fn log(out: &mut Vec<u8>, replaced: bool, marks: Marks) {
         (replaced, "invalid_utf8"),
     ];
     let is_flagged = flags.iter().any(|(holds, _)| *holds);
-    if !is_flagged && !marks.is_error {
+    let is_error = marks.tells != Tells::Event;
+    if !is_flagged && !is_error {
         return;
     }
     out.extend_from_slice(b",\"log\":{");
-    if marks.is_error {
+    if is_error {
         out.extend_from_slice(b"\"level\":\"error\"");
     }
     if is_flagged {
-        out.extend_from_slice(if marks.is_error {
+        out.extend_from_slice(if is_error {
             b",\"flags\":["
         } else {
             b"\"flags\":["

@@ -569,6 +569,7 @@ impl Driver {
 
 fn lane(capture: &Capture) -> Lane {
     match capture.format {
+        _ if capture.errors && capture.events => Lane::Both,
         _ if capture.errors => Lane::Error,
         _ if !capture.events => Lane::Off,
         Format::Text => Lane::Text,

@@ -16,6 +16,7 @@ use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
 use crate::event::envelope::Marks;
 use crate::event::envelope::RunEnd;
+use crate::event::envelope::Tells;
 use crate::event::envelope::Verdict;
 use crate::event::envelope::Wrapped;
 use crate::queue::Counters;
@@ -42,8 +43,10 @@ pub enum Lane {
     Text,
     /// Each is an event if it is a JSON object, else as text.
     Json,
-    /// Each is the `message` of an event that tells of an error.
+    /// Each is told as an error.
     Error,
+    /// Each is told as an event and as an error.
+    Both,
     /// They are counted for the result and are no events.
     Off,
 }
@@ -265,14 +268,18 @@ impl Voice {
         let marks = Marks {
             skipped: line.skipped,
             is_joined: line.lines > 1,
-            is_error: self.lane == Lane::Error,
+            tells: match self.lane {
+                Lane::Error => Tells::Error,
+                Lane::Both => Tells::Both,
+                Lane::Text | Lane::Json | Lane::Off => Tells::Event,
+            },
         };
         match self.lane {
             Lane::Json => match envelope.json(out, at, self.n, line.text, marks) {
                 Wrapped::Object => 0,
                 Wrapped::Text { left_out } => left_out,
             },
-            Lane::Text | Lane::Error | Lane::Off => {
+            Lane::Text | Lane::Error | Lane::Both | Lane::Off => {
                 envelope.text(out, at, self.n, line.text, marks)
             }
         }
@@ -297,6 +304,7 @@ mod tests {
     use super::*;
     use crate::event::EVENT_BYTES_MAX;
     use crate::event::RunId;
+    use crate::event::envelope::Shape;
     use serde_json::Map;
     use serde_json::Value;
 
@@ -307,6 +315,7 @@ mod tests {
             host_name: "web-1".to_owned(),
             agent_id: "a".to_owned(),
             agent_ephemeral_id: "e".to_owned(),
+            shape: Shape::Ecs,
         };
         let labels = Labels {
             job: "disk",

@@ -19,6 +19,7 @@ use spoolbeat::event::Route;
 use spoolbeat::event::RunId;
 use spoolbeat::event::Seq;
 use spoolbeat::event::envelope::Identity;
+use spoolbeat::event::envelope::Shape;
 use spoolbeat::job::AtEnd;
 use spoolbeat::job::Capture;
 use spoolbeat::job::Cwd;
@@ -131,6 +132,7 @@ fn identity() -> Identity {
         host_name: "host".into(),
         agent_id: "agent".into(),
         agent_ephemeral_id: "life".into(),
+        shape: Shape::Ecs,
     }
 }
 

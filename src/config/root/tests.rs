@@ -109,6 +109,31 @@ fn every_key_is_taken() {
 }
 
 #[test]
+fn the_open_collector_has_a_beat_of_its_own() {
+    let with = |events: &str| {
+        load(
+            &format!("[events]\n{events}\n[output.lumberjack]\nhosts = ['a']\n"),
+            &[],
+        )
+    };
+    let beat = |name: &str, identifier: &str| {
+        Shape::OpenCollector(Beat {
+            name: name.to_owned(),
+            identifier: identifier.to_owned(),
+        })
+    };
+    assert_eq!(with("shape = 'ecs'").unwrap().shape, Shape::Ecs);
+    assert_eq!(
+        with("shape = 'opencollector'").unwrap().shape,
+        beat("scriptablebeat", "")
+    );
+    let named = with("shape = 'opencollector'\nbeat = 'jsBeat'\nidentifier = 'edge'").unwrap();
+    assert_eq!(named.shape, beat("jsBeat", "edge"));
+    let problems = with("identifier = 'edge'").unwrap_err();
+    assert!(problems[0].contains("opencollector"), "{problems:?}");
+}
+
+#[test]
 fn missing_sections_take_their_defaults() {
     let root = load(SMALL, &[]).unwrap();
     assert_eq!(

@@ -136,7 +136,17 @@ impl Seen {
 fn needs_merge(key: &str) -> bool {
     matches!(
         first_part(key),
-        "" | "@metadata" | "agent" | "ecs" | "job" | "tags" | "event" | "host" | "fields"
+        "" | "@metadata"
+            | "agent"
+            | "ecs"
+            | "job"
+            | "tags"
+            | "event"
+            | "host"
+            | "fields"
+            | "@version"
+            | "beat"
+            | "fullyqualifiedbeatname"
     ) || key.starts_with("@timestamp.")
         || memchr::memchr2(b'[', b']', key.as_bytes()).is_some()
 }

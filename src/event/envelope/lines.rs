@@ -10,6 +10,8 @@ use crate::units::Timestamp;
 
 use super::Identity;
 use super::Marks;
+use super::Shape;
+use super::Tells;
 use super::agent_members;
 use super::escape::escaped;
 use super::escape::escaped_lossy;
@@ -28,6 +30,9 @@ const EXTRAS_BYTES_MAX: usize = 512;
 /// Most bytes that one byte of a line can become: a control character as `\u00XX`.
 const ESCAPE_GROWTH_MAX: usize = 6;
 
+/// What stands before a text and behind it.
+type Around = (&'static [u8], &'static [u8]);
+
 /// The prepared parts of events that are lines of one source.
 #[derive(Debug, Clone)]
 pub struct Lines {
@@ -35,6 +40,7 @@ pub struct Lines {
     pub(super) id: Vec<u8>,
     /// All that stands between the two numbers of an event.
     pub(super) between: Vec<u8>,
+    pub(super) is_open_collector: bool,
 }
 
 impl Lines {
@@ -52,17 +58,23 @@ impl Lines {
             &metadata(&id),
         ]
         .concat();
-        Self { id, between }
+        Self {
+            id,
+            between,
+            is_open_collector: identity.shape != Shape::Ecs,
+        }
     }
 
     /// Appends the event whose `message` is `line`: number `n` of its stream, read `at`. That of an
-    /// error says it again as `error.message`, with `log.level` "error", as ECS has it.
+    /// error says it again as `error.message`, with `log.level` "error", as ECS has it; for the Open
+    /// Collector it is `errormessage`, and `message` too only if it is also to be an event.
     ///
     /// Always a valid JSON object of at most [`EVENT_BYTES_MAX`] bytes. Bytes that are not UTF-8
     /// become U+FFFD and are told by `log.flags`. Returns how many more bytes of the line were left
     /// out because the event would have been larger than that when escaped; else 0.
     pub fn text(&self, out: &mut Vec<u8>, at: Timestamp, n: u64, line: &[u8], marks: Marks) -> u64 {
-        let times = if marks.is_error { 2 } else { 1 };
+        let (first, second) = self.texts(marks.tells);
+        let times = if second.is_some() { 2 } else { 1 };
         let room = EVENT_BYTES_MAX.saturating_sub(self.fixed_bytes()) / times;
         let kept = if line.len().saturating_mul(ESCAPE_GROWTH_MAX) <= room {
             line.len()
@@ -72,16 +84,16 @@ impl Lines {
         let left_out = (line.len() - kept) as u64;
         head(out, at);
         self.provenance(out, n);
-        out.extend_from_slice(b",\"message\":");
+        out.extend_from_slice(first);
         let start = out.len();
         out.push(b'"');
         let replaced = escaped_lossy(out, &line[..kept]);
         out.push(b'"');
-        if marks.is_error {
-            let message = start..out.len();
-            out.extend_from_slice(b",\"error\":{\"message\":");
-            out.extend_from_within(message);
-            out.push(b'}');
+        if let Some((open, close)) = second {
+            let text = start..out.len();
+            out.extend_from_slice(open);
+            out.extend_from_within(text);
+            out.extend_from_slice(close);
         }
         let skipped = marks.skipped + left_out;
         log(out, replaced, Marks { skipped, ..marks });
@@ -90,6 +102,19 @@ impl Lines {
         }
         out.push(b'}');
         left_out
+    }
+
+    /// What stands before the text, and around it where it is said again.
+    fn texts(&self, tells: Tells) -> (&'static [u8], Option<Around>) {
+        const MESSAGE: &[u8] = b",\"message\":";
+        const ERROR: Around = (b",\"error\":{\"message\":", b"}");
+        const COLLECTED: &[u8] = b",\"errormessage\":";
+        match (tells, self.is_open_collector) {
+            (Tells::Event, _) => (MESSAGE, None),
+            (Tells::Error | Tells::Both, false) => (MESSAGE, Some(ERROR)),
+            (Tells::Error, true) => (COLLECTED, None),
+            (Tells::Both, true) => (MESSAGE, Some((COLLECTED, b""))),
+        }
     }
 
     /// Writes everything of an event but `@timestamp` and what came of the line itself.

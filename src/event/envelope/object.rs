@@ -228,6 +228,7 @@ fn is_ours(key: &str, ours: &Envelope) -> bool {
     let (first, rest) = key.split_once('.').unwrap_or((key, ""));
     match first {
         "" | "@metadata" | "@timestamp" | "agent" | "ecs" | "job" | "tags" => true,
+        "@version" | "beat" | "fullyqualifiedbeatname" => ours.lines.is_open_collector,
         "event" => rest.is_empty() || first_part(rest) == "id",
         "host" => rest.is_empty(),
         "fields" => rest.is_empty() || ours.has_field(rest),

@@ -23,6 +23,7 @@ fn envelope(stream: Stream) -> Envelope {
         host_name: "web-1".to_owned(),
         agent_id: "agent".to_owned(),
         agent_ephemeral_id: "ephemeral".to_owned(),
+        shape: Shape::Ecs,
     };
     let fields = json!({"team": "soc", "site": {"n": 1}});
     let labels = Labels {
@@ -49,7 +50,7 @@ fn text(line: &[u8], skipped: u64) -> Value {
 #[test]
 fn the_text_of_an_error_is_its_error_message() {
     let marks = Marks {
-        is_error: true,
+        tells: Tells::Both,
         is_joined: true,
         skipped: 3,
     };
@@ -572,4 +573,66 @@ proptest! {
         let _lane = envelope(Stream::Stdout).json(&mut out, AT, 7, line.as_bytes(), Marks::default());
         assert_identity(&parsed(&out));
     }
+}
+
+#[test]
+fn the_open_collector_gets_what_scriptable_beat_sent() {
+    let identity = Identity {
+        host_name: "web-1".to_owned(),
+        agent_id: "agent".to_owned(),
+        agent_ephemeral_id: "ephemeral".to_owned(),
+        shape: Shape::OpenCollector(Beat {
+            name: "ScriptableBeat".to_owned(),
+            identifier: "edge".to_owned(),
+        }),
+    };
+    let labels = Labels {
+        job: "disk",
+        run: &RunId::from_text("R"),
+        generation: "g",
+        trigger: "schedule",
+        scheduled_at: None,
+        tags: &[],
+        fields: &Map::new(),
+    };
+    let envelope = Envelope::new(&identity, &labels, Stream::Stderr);
+    let told = |tells| {
+        let mut out = Vec::new();
+        let marks = Marks {
+            tells,
+            ..Marks::default()
+        };
+        assert_eq!(envelope.text(&mut out, AT, 1, b"full", marks), 0);
+        parsed(&out)
+    };
+    let event = told(Tells::Event);
+    assert_eq!(event["fullyqualifiedbeatname"], "scriptablebeat_edge");
+    assert_eq!(event["@version"], "1");
+    let beat = json!({"hostname": "web-1", "version": VERSION, "name": "ScriptableBeat"});
+    assert_eq!(event["beat"], beat);
+    assert_eq!(event["host"], json!({"name": "web-1"}));
+    assert!(event["@timestamp"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(event["message"], "full");
+    assert_eq!(event.get("errormessage"), None);
+    let error = told(Tells::Error);
+    assert_eq!(
+        (&error["errormessage"], error.get("message")),
+        (&json!("full"), None)
+    );
+    assert_eq!(error.get("error"), None);
+    let both = told(Tells::Both);
+    assert_eq!(
+        (&both["errormessage"], &both["message"]),
+        (&json!("full"), &json!("full"))
+    );
+    // A script cannot pass for another beat.
+    let mut out = Vec::new();
+    let line = br#"{"beat":{"name":"x"},"@version":"2","fullyqualifiedbeatname":"x","n":1}"#;
+    let wrapped = envelope.json(&mut out, AT, 1, line, Marks::default());
+    assert_eq!(wrapped, Wrapped::Object);
+    let event = parsed(&out);
+    assert_eq!(event["beat"], beat);
+    assert_eq!(event["@version"], "1");
+    let displaced = json!({"beat": {"name": "x"}, "@version": "2", "fullyqualifiedbeatname": "x"});
+    assert_eq!(event["script"], displaced);
 }

@@ -9,6 +9,7 @@ use crate::event::Route;
 use crate::event::RunId;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
+use crate::event::envelope::Shape;
 use crate::job::Format;
 use crate::queue::Intake;
 use crate::run::Phase;
@@ -24,6 +25,7 @@ fn output(pool: &Pool, batch_events: u32, pipe_end: io::PipeReader) -> Output {
         host_name: "h".into(),
         agent_id: "a".into(),
         agent_ephemeral_id: "e".into(),
+        shape: Shape::Ecs,
     };
     let run = RunId::from_text("r");
     let fields = serde_json::Map::new();
