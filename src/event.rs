@@ -9,6 +9,11 @@ use std::fmt;
 use crate::units::Timestamp;
 
 pub mod envelope;
+mod notice;
+
+pub use notice::Notice;
+pub use notice::OWN_JOB;
+pub use notice::ServiceState;
 
 /// `2J`, sequence number (4), payload length (4): the head of a version 2 JSON frame.
 /// Source: Lumberjack v2, as go-lumber and the Logstash input read it; integers are big-endian.
@@ -38,6 +43,8 @@ pub enum Stream {
     Stderr,
     /// The run's own start and end events: `r`.
     Run,
+    /// What the daemon itself has to tell, which is no run's: `d`.
+    Daemon,
 }
 
 impl Stream {
@@ -48,6 +55,7 @@ impl Stream {
             Self::Stdout => 'o',
             Self::Stderr => 'e',
             Self::Run => 'r',
+            Self::Daemon => 'd',
         }
     }
 
@@ -58,13 +66,14 @@ impl Stream {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
             Self::Run => "run",
+            Self::Daemon => "daemon",
         }
     }
 
     /// The stream with this [`Stream::letter`].
     #[must_use]
     pub fn from_letter(letter: char) -> Option<Self> {
-        [Self::Stdout, Self::Stderr, Self::Run]
+        [Self::Stdout, Self::Stderr, Self::Run, Self::Daemon]
             .into_iter()
             .find(|stream| stream.letter() == letter)
     }

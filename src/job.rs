@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::cleanup::Keep;
 use crate::event::Route;
 use crate::run::Phase;
+use crate::schedule::Policy;
 use crate::schedule::Schedule;
 use crate::source::multiline;
 
@@ -60,6 +61,10 @@ pub struct Task {
     pub script: Script,
     /// When it is run.
     pub schedule: Schedule,
+    /// What becomes of times at which it cannot be run.
+    pub policy: Policy,
+    /// It is to succeed at least once in any such time; else that is said.
+    pub expect_every: Option<Duration>,
     /// What becomes of standard output.
     pub stdout: Capture,
     /// What becomes of standard error.

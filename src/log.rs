@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use serde_json::Map;
 use serde_json::Value;
@@ -13,17 +14,23 @@ use tracing::Level;
 use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::field::Visit;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::FormatEvent;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use crate::clock;
 use crate::units::Timestamp;
 
 /// `ecs.version` of the records.
 const ECS_VERSION: &str = "8.17.0";
+
+/// Sets the level of the log that was started.
+static SET_LEVEL: OnceLock<Box<dyn Fn(Level) + Send + Sync>> = OnceLock::new();
 
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -67,13 +74,25 @@ pub fn start(format: Format, level: Level) {
         (Format::Human | Format::Auto, true) => Style::Coloured,
         (Format::Human, false) => Style::Plain,
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .event_format(Lines(style))
-        .finish();
+        .event_format(Lines(style));
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    let set = move |level: Level| {
+        // The only way to fail is that the subscriber is gone, and with it the log.
+        drop(handle.reload(LevelFilter::from_level(level)));
+    };
+    drop(SET_LEVEL.set(Box::new(set)));
     // A second start loses against the first; both want the same.
     drop(tracing::subscriber::set_global_default(subscriber));
+}
+
+/// Logs from now on what is at least as severe as `level`. Has no effect before [`start`].
+pub fn set_level(level: Level) {
+    if let Some(set) = SET_LEVEL.get() {
+        set(level);
+    }
 }
 
 /// The text with control characters (C0, DEL, C1) and direction overrides as `\u{1b}`, so that

@@ -38,7 +38,11 @@ use crate::units::show_duration;
 
 use output::Output;
 
+mod follow;
 mod output;
+
+pub use follow::Follow;
+pub use follow::Printed;
 
 const RUNNING: &str = "running.json";
 const ENDED: &str = "run.json";
@@ -357,6 +361,23 @@ impl Results {
         Ok(bytes)
     }
 
+    /// What a run has printed to a stream since `follow` last looked.
+    ///
+    /// # Errors
+    /// See [`Unreadable`].
+    pub fn follow(
+        &self,
+        job: &str,
+        run: &RunId,
+        stream: Stream,
+        follow: &mut Follow,
+    ) -> Result<Printed, Unreadable> {
+        let path = self.run_dir(job, run).join(stream.name());
+        follow
+            .look(&path)
+            .map_err(|error| unreadable(&path, &error))
+    }
+
     /// Removes the results of all jobs that the bounds do not allow: see [`cleanup::sweep`].
     /// Blocks on the disk and looks at every result, so it is for now and then.
     #[must_use]
@@ -457,7 +478,7 @@ impl RunFiles {
         let done = match stream {
             Stream::Stdout => self.stdout.write(chunk, now),
             Stream::Stderr => self.stderr.write(chunk, now),
-            Stream::Run => Ok(()),
+            Stream::Run | Stream::Daemon => Ok(()),
         };
         self.remember(done);
     }

@@ -30,12 +30,27 @@ pub enum Request {
     Status,
     /// Stop as if by SIGTERM; asking twice is not a second signal.
     Stop,
-    /// Look at the whole spool now.
-    Rescan,
+    /// Read spoolbeat.toml and all jobs again.
+    Reload,
     /// Run a job now.
     Trigger {
         /// The job.
         job: String,
+    },
+    /// Do not run a job by its schedule until it is resumed.
+    Pause {
+        /// The job.
+        job: String,
+    },
+    /// Let a paused job go on.
+    Resume {
+        /// The job.
+        job: String,
+    },
+    /// End a run, or all runs of a job.
+    End {
+        /// The run or the job.
+        target: String,
     },
 }
 
@@ -51,6 +66,21 @@ pub enum Answer {
     Started {
         /// The run.
         run: RunId,
+    },
+    /// The runs have been told to end.
+    Ending {
+        /// The runs.
+        runs: Vec<RunId>,
+    },
+    /// spoolbeat.toml and the jobs are read again.
+    Reloaded {
+        /// Sections that changed and need a restart of the daemon.
+        left: Vec<String>,
+    },
+    /// spoolbeat.toml is not good: the former settings stay. The jobs are read again.
+    Unusable {
+        /// Everything that is wrong with it.
+        problems: Vec<Problem>,
     },
     /// It will not be done.
     Refused {
@@ -112,6 +142,10 @@ pub struct Daemon {
     pub paused: Option<String>,
     /// Why `jobs/` cannot be looked at, in words; absent when it can.
     pub unreadable: Option<String>,
+    /// What is wrong with the newest edit of spoolbeat.toml; the former settings hold.
+    pub settings_problems: Vec<Problem>,
+    /// Events of the daemon's own that were dropped since its start, as too many waited for the queue.
+    pub notices_dropped: u64,
 }
 
 /// What the daemon is doing.
@@ -223,6 +257,14 @@ pub struct Job {
     /// Ticks since it was loaded at which it was due and did not run: it still ran, waited for a
     /// slot, or schedules were paused.
     pub skipped_ticks: u64,
+    /// Runs that are due and wait: for a free place, the end of another run, or of a pause.
+    pub waiting_runs: u32,
+    /// How often it was restarted since it last did well.
+    pub restarts: u32,
+    /// By how much its period is multiplied while the queue is under pressure; 1 when it is not.
+    pub stretch: u32,
+    /// Whether it has not succeeded for longer than its `expect_every`.
+    pub overdue: bool,
     /// What is wrong with the newest edit of it; the last good generation stays.
     pub problems: Vec<Problem>,
 }
@@ -239,6 +281,8 @@ pub enum JobState {
     Waiting,
     /// Schedules are paused.
     Held,
+    /// A person paused it.
+    Paused,
     /// `enabled = false`.
     Disabled,
     /// No generation of it was ever good.
@@ -256,6 +300,7 @@ impl JobState {
             Self::Running => "running",
             Self::Waiting => "waiting",
             Self::Held => "held",
+            Self::Paused => "paused",
             Self::Disabled => "disabled",
             Self::Refused => "refused",
             Self::Removed => "removed",

@@ -245,6 +245,11 @@ impl Report {
     }
 }
 
+/// A schedule in words.
+pub(super) fn words(schedule: &Schedule) -> String {
+    times(schedule, Timestamp(0)).0
+}
+
 /// When a schedule is due: words, and the next times where they are known beforehand.
 fn times(schedule: &Schedule, now: Timestamp) -> (String, Vec<Timestamp>) {
     match schedule {

@@ -19,6 +19,7 @@ use crate::config::OutputKind;
 use crate::daemon;
 use crate::disk::OsDisk;
 use crate::files;
+use crate::job::Job;
 use crate::log;
 use crate::lumberjack;
 use crate::lumberjack::client::Advice;
@@ -28,6 +29,7 @@ use crate::sink::lumberjack::Settings;
 
 pub mod check;
 pub mod completions;
+pub mod explain;
 pub mod init;
 pub mod new;
 pub mod queue;
@@ -37,6 +39,8 @@ pub mod results;
 pub mod run;
 pub mod send;
 pub mod status;
+pub mod steer;
+pub mod tail;
 pub mod try_job;
 
 mod feed;
@@ -96,6 +100,25 @@ enum Command {
     Check(check::Args),
     Run(run::Args),
     Status(status::Args),
+    Explain(explain::Args),
+    Trigger(steer::TriggerArgs),
+    /// Do not run a job by its schedule until it is resumed, also across restarts of the daemon
+    #[command(after_help = "Example: spoolbeat pause disk --root /srv/spool")]
+    Pause(steer::JobArgs),
+    /// Let a paused job go on with its schedule
+    #[command(after_help = "Example: spoolbeat resume disk --root /srv/spool")]
+    Resume(steer::JobArgs),
+    /// End the runs of a job, or one run: TERM, `kill_grace`, KILL; its schedule goes on
+    #[command(after_help = "Examples:
+  spoolbeat stop disk --root /srv/spool
+  spoolbeat stop 20261121-100720.631-18f145b8")]
+    Stop(steer::StopArgs),
+    Tail(tail::Args),
+    /// Have the daemon read spoolbeat.toml and all jobs again, as SIGHUP does
+    ///
+    /// The exit code is 78 when spoolbeat.toml is not good; the former settings hold then.
+    #[command(after_help = "Example: spoolbeat reload --root /srv/spool")]
+    Reload,
     /// Run one job now and print its events as JSON; nothing is queued, shipped or kept
     ///
     /// The script gets an empty folder as $SPOOLBEAT_STATE_DIR, so that the daemon's own runs
@@ -153,6 +176,13 @@ fn dispatch(cli: Cli) -> Done {
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Run(args) => run::run(args, given, verbose),
         Command::Status(args) => status::run(&args, given),
+        Command::Explain(args) => explain::run(&args, given),
+        Command::Trigger(args) => steer::trigger(args, given),
+        Command::Pause(args) => steer::pause(args, given),
+        Command::Resume(args) => steer::resume(args, given),
+        Command::Stop(args) => steer::stop(args, given),
+        Command::Tail(args) => tail::run(&args, given),
+        Command::Reload => steer::reload(given),
         Command::Try { job } => try_one(&job, given, verbose),
         Command::Results(args) => show_results(&args, given),
         Command::Queue { what } => {
@@ -227,9 +257,8 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Done {
     Ok(code)
 }
 
-fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
-    let root = load(given, &[])?;
-    log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+/// Loads one job as it lies in its folder; says all its problems.
+fn load_job(root: &config::Root, name: &str) -> Result<Job, ExitCode> {
     config::check_name(name).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
     let folder = root.dir.join("jobs").join(name);
     let system = |error: &dyn std::fmt::Display| say::fail(EXIT_SYSTEM, &error.to_string());
@@ -239,9 +268,17 @@ fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
     let generation = tree
         .content(&folder)
         .map_err(|why| say::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
-    let outputs: Vec<String> = root.outputs.into_iter().map(|output| output.name).collect();
-    let job = config::load_job(name, &folder, &generation, &root.defaults, &outputs)
-        .map_err(|problems| say::fail_config(&problems))?;
+    let outputs = root.outputs.iter().map(|output| output.name.clone());
+    let outputs: Vec<String> = outputs.collect();
+    config::load_job(name, &folder, &generation, &root.defaults, &outputs)
+        .map_err(|problems| say::fail_config(&problems))
+}
+
+fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
+    let root = load(given, &[])?;
+    log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
+    let job = load_job(&root, name)?;
+    let system = |error: &dyn std::fmt::Display| say::fail(EXIT_SYSTEM, &error.to_string());
     let Some(task) = job.task.clone() else {
         let why = format!("jobs/{name}: there is no [script] to try");
         return Err(say::fail(EXIT_ERROR, &why));

@@ -12,11 +12,12 @@ use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_SYSTEM;
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cli::block_on;
-use crate::cli::load;
 use crate::cli::say;
 use crate::cli::say::BAD_CONFIG;
+use crate::config;
 use crate::daemon;
 use crate::daemon::Error;
+use crate::daemon::Origin;
 use crate::log;
 use crate::supervisor::Exit;
 use crate::supervisor::Mode;
@@ -38,7 +39,7 @@ const EXIT_NOW: u8 = 130;
 ///
 /// SIGTERM and Ctrl-C stop: runs end by their `on_stop`, their output is made durable, ACKs are
 /// waited for as long as `[stop] timeout` says, and the rest stays queued. A second one ends at
-/// once. SIGHUP looks at all jobs again.
+/// once. SIGHUP reads spoolbeat.toml and all jobs again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   spoolbeat run spool-example
@@ -64,7 +65,10 @@ pub struct Args {
 
 /// Runs the daemon. `given` is `--root`, `verbose` wins over the configured level.
 pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> Done {
-    let root = load(args.root.as_deref().or(given), &args.overrides)?;
+    let place = config::find_root(args.root.as_deref().or(given))
+        .map_err(|why| say::fail(BAD_CONFIG, &why))?;
+    let root = config::load_root(&place, &args.overrides)
+        .map_err(|problems| say::fail_config(&problems))?;
     if !root.unusable.is_empty() {
         return Err(say::fail_config(&root.unusable));
     }
@@ -76,8 +80,13 @@ pub(super) fn run(args: Args, given: Option<&Path>, verbose: Option<Level>) -> D
         },
         false => Mode::Serve,
     };
+    let origin = Origin {
+        place,
+        overrides: args.overrides,
+        level: verbose,
+    };
     block_on(async {
-        match daemon::run(root, mode).await {
+        match daemon::run(root, mode, origin).await {
             Ok(exit) => ExitCode::from(code_of_exit(exit)),
             Err(error) => say::fail(code_of_error(&error), &error.to_string()),
         }

@@ -11,8 +11,9 @@ use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
 use crate::cli::load;
 use crate::cli::say;
+use crate::cli::steer::ask;
+use crate::cli::steer::not_an_answer;
 use crate::clock;
-use crate::control;
 use crate::status::Answer;
 use crate::status::Look;
 use crate::status::Request;
@@ -36,15 +37,11 @@ pub struct Args {
 /// Asks and shows; exit code 1 when no daemon answers.
 pub(super) fn run(args: &Args, given: Option<&Path>) -> Done {
     let root = load(args.root.as_deref().or(given), &[])?;
-    let state_dir = root.dir.join("state");
     block_on(async {
-        match control::ask(&state_dir, &Request::Status).await {
+        match ask(&root, &Request::Status).await {
             Ok(Answer::Status(status)) => print(&status, args),
-            Ok(Answer::Refused { reason }) => say::fail(EXIT_ERROR, &reason),
-            Ok(Answer::Accepted | Answer::Started { .. }) => {
-                say::fail(EXIT_ERROR, "the daemon answers another question")
-            }
-            Err(error) => say::fail(EXIT_ERROR, &error.to_string()),
+            Ok(_) => not_an_answer(),
+            Err(said) => said,
         }
     })
 }

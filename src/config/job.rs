@@ -14,7 +14,6 @@ use super::JOB_FILE;
 use super::Problem;
 use super::check_name;
 use super::defaults::Defaults;
-use super::defaults::KINDS;
 use super::defaults::lay_over;
 use super::expand::is_name;
 use super::read_text;
@@ -27,6 +26,7 @@ use super::source::Segment;
 use super::source::Source;
 use super::variable;
 use crate::cleanup::Keep;
+use crate::event::OWN_JOB;
 use crate::event::Route;
 use crate::files;
 use crate::job::AtEnd;
@@ -35,19 +35,17 @@ use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
 use crate::job::Task;
-use crate::schedule::Cron;
-use crate::schedule::Schedule;
 use crate::schedule::cron;
 use capture::Goal;
 use capture::RawCapture;
 
 mod capture;
+mod schedule;
 
-const SCHEDULE_EXAMPLE: &str = "every = \"5m\", or cron = \"*/5 * * * *\"";
+use schedule::Checked;
+use schedule::RawSchedule;
+
 const RUN_EXAMPLE: &str = "run = \"collect.py\"";
-
-/// Shortest period: below it, starting processes is all the machine would do.
-const EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// Shortest time limit.
 const LEAST: Duration = Duration::from_millis(1);
@@ -87,6 +85,11 @@ fn load_job_with(
     if let Err(message) = check_name(name) {
         return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
     }
+    if name == OWN_JOB {
+        let message =
+            format!("`{OWN_JOB}` is the name of the daemon's own events; choose another one");
+        return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
+    }
     let place = folder.join(JOB_FILE);
     let text = read_text(&place, &file).map_err(|mut problem| {
         if files::look(&place).is_err() {
@@ -124,16 +127,12 @@ fn load_job_with(
 pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
     let timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
     let raw = Raw::read(&mut table);
-    for zone in timezone.iter().chain(&raw.timezone) {
-        if let Err(message) = cron::zone(&zone.value) {
-            table.refuse(zone, message);
-        }
-    }
-    if let Some(leaf) = &raw.cron
-        && let Err(message) = Cron::parse(&leaf.value, None)
+    if let Some(zone) = &timezone
+        && let Err(message) = cron::zone(&zone.value)
     {
-        table.refuse(leaf, message);
+        table.refuse(zone, message);
     }
+    raw.schedule.check_alone(&table);
     raw.check_names(&table);
     raw.route(&table, outputs);
     table.finish();
@@ -160,14 +159,7 @@ struct Raw {
     cwd: Option<Cwd>,
     on_stop: Option<AtEnd>,
     on_remove: Option<AtEnd>,
-    /// Where `[schedule]` is, whatever is in it.
-    schedule_at: Option<Range<usize>>,
-    /// The kinds of schedule that are there, also those that could not be read.
-    kinds: Vec<&'static str>,
-    cron: Option<Leaf<String>>,
-    timezone: Option<Leaf<String>>,
-    every: Option<Leaf<Duration>>,
-    every_after: Option<Leaf<Duration>>,
+    schedule: RawSchedule,
     stdout: RawCapture,
     stderr: RawCapture,
     to: Option<Vec<Leaf<String>>>,
@@ -186,13 +178,10 @@ impl Raw {
             ..Self::default()
         };
         raw.script_at = table.place_of("script");
-        raw.schedule_at = table.place_of("schedule");
         if let Some(table) = table.table("script") {
             raw.read_script(table);
         }
-        if let Some(table) = table.table("schedule") {
-            raw.read_schedule(table);
-        }
+        raw.schedule = RawSchedule::read(table);
         if let Some(mut table) = table.table("capture") {
             raw.stdout = RawCapture::read(table.table("stdout"));
             raw.stderr = RawCapture::read(table.table("stderr"));
@@ -231,33 +220,6 @@ impl Raw {
         table.finish();
     }
 
-    fn read_schedule(&mut self, mut table: Table<'_, '_>) {
-        let is_false = |table: &mut Table<'_, '_>, key| {
-            table
-                .truth(key, "keep_running = true")
-                .is_some_and(|leaf| !leaf.value)
-        };
-        self.kinds = KINDS.into_iter().filter(|kind| table.has(kind)).collect();
-        self.cron = table.text("cron", "cron = \"*/5 * * * *\"");
-        self.timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
-        self.every = table.duration("every", EVERY_MIN, "every = \"30s\"");
-        self.every_after = table.duration("every_after", EVERY_MIN, "every_after = \"30s\"");
-        for key in ["once", "keep_running"] {
-            if is_false(&mut table, key) {
-                self.kinds.retain(|kind| *kind != key);
-            }
-        }
-        if let kinds @ [_, _, ..] = self.kinds.as_slice() {
-            let message = format!(
-                "has {}; keep exactly one of {}",
-                kinds.join(" and "),
-                KINDS.join(", ")
-            );
-            table.source.problem(&table.at, "schedule", message);
-        }
-        table.finish();
-    }
-
     /// Decides what the keys mean together.
     fn check(
         self,
@@ -268,19 +230,24 @@ impl Raw {
         outputs: &[String],
     ) -> Option<Job> {
         self.check_names(table);
-        let schedule = self.schedule(table);
+        let schedule = self.schedule.check(table);
         let file = self.script_file(table, folder);
         let language = self.language(table, folder, file.as_deref());
         let route = self.route(table, outputs);
-        let timeout = match schedule {
+        let timeout = match self.schedule.is_kept_running() {
             // A default limit is meant for runs that are expected to end.
-            Some(Schedule::KeepRunning) => self
+            true => self
                 .timeout
                 .as_ref()
                 .filter(|leaf| table.source.is_own(&leaf.at))
                 .map(|leaf| leaf.value),
-            _ => Some(self.timeout.as_ref().map_or(TIMEOUT, |leaf| leaf.value)),
+            false => Some(self.timeout.as_ref().map_or(TIMEOUT, |leaf| leaf.value)),
         };
+        let Checked {
+            schedule,
+            policy,
+            expect_every,
+        } = schedule?;
         Some(Job {
             name: name.to_owned(),
             generation: generation.to_owned(),
@@ -306,7 +273,9 @@ impl Raw {
                     on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
                     on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
                 },
-                schedule: schedule?,
+                schedule,
+                policy,
+                expect_every,
                 stdout: self.stdout.check(table, &[Goal::Events]),
                 stderr: self.stderr.check(table, &[Goal::Events, Goal::Log]),
             })),
@@ -343,49 +312,6 @@ impl Raw {
             if leaf.value.trim().is_empty() {
                 table.refuse(leaf, "an empty tag says nothing; write \"idp\"".to_owned());
             }
-        }
-    }
-
-    fn schedule(&self, table: &Table<'_, '_>) -> Option<Schedule> {
-        if let Some(zone) = &self.timezone
-            && !self.kinds.contains(&"cron")
-            && table.source.is_own(&zone.at)
-        {
-            let message = "goes with cron only; remove it, or write cron = \"0 6 * * *\"";
-            table.refuse(zone, message.to_owned());
-        }
-        match self.kinds.as_slice() {
-            ["cron"] => {
-                let text = self.cron.as_ref()?;
-                // Checked apart, so that each of the two is reported where it stands.
-                let mut zone = self.timezone.as_ref();
-                if let Some(leaf) = zone
-                    && let Err(message) = cron::zone(&leaf.value)
-                {
-                    table.refuse(leaf, message);
-                    zone = None;
-                }
-                match Cron::parse(&text.value, zone.map(|leaf| leaf.value.as_str())) {
-                    Ok(cron) => Some(Schedule::Cron(cron)),
-                    Err(message) => {
-                        table.refuse(text, message);
-                        None
-                    }
-                }
-            }
-            ["every"] => Some(Schedule::Every(self.every.as_ref()?.value)),
-            ["every_after"] => Some(Schedule::EveryAfter(self.every_after.as_ref()?.value)),
-            ["once"] => Some(Schedule::Once),
-            ["keep_running"] => Some(Schedule::KeepRunning),
-            [] => {
-                let at = self.schedule_at.as_ref().unwrap_or(&table.at);
-                let message = format!(
-                    "says nothing of when to run; write [schedule] with {SCHEDULE_EXAMPLE} under it"
-                );
-                table.source.missing(at, "schedule", message);
-                None
-            }
-            _ => None,
         }
     }
 

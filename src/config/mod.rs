@@ -150,6 +150,10 @@ pub struct Root {
     pub receiver: Option<Receiver>,
     /// `[stop] timeout`: how long the drain waits for ACKs. Default 5s.
     pub stop_timeout: Duration,
+    /// `[startup] require_output`: no job is run before an output has answered. Default false.
+    pub require_output: bool,
+    /// `[heartbeat] every`: period of the daemon's signs of life. Default: none.
+    pub heartbeat: Option<Duration>,
     /// `[log]`.
     pub log: Log,
     /// Files of TLS that cannot be used. Who only looks at the root need not be able to read private

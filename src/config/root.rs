@@ -41,6 +41,9 @@ const LEAST: Duration = Duration::from_millis(1);
 /// Shortest period of the full look at `jobs/`: with 10,000 jobs one look takes 0.14 s of CPU.
 const RESCAN_MIN: Duration = Duration::from_millis(100);
 
+/// Shortest period of heartbeats.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+
 /// Most hosts of one output.
 const HOSTS_MAX: usize = 64;
 
@@ -196,6 +199,8 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (R
         results_bytes: read_results(table),
         receiver: read_receiver(table, &mut files),
         stop_timeout: read_stop(table),
+        require_output: read_startup(table),
+        heartbeat: read_heartbeat(table),
         log: read_log(table),
         unusable: files.unusable,
     };
@@ -473,6 +478,28 @@ fn read_stop(root: &mut Table<'_, '_>) -> Duration {
         table.finish();
     }
     timeout
+}
+
+fn read_startup(root: &mut Table<'_, '_>) -> bool {
+    let mut require_output = false;
+    if let Some(mut table) = root.table("startup") {
+        let leaf = table.truth("require_output", "require_output = true");
+        set(&mut require_output, leaf);
+        table.finish();
+    }
+    require_output
+}
+
+fn read_heartbeat(root: &mut Table<'_, '_>) -> Option<Duration> {
+    const EXAMPLE: &str = "every = \"60s\"";
+    let mut table = root.table("heartbeat")?;
+    let given = table.has("every");
+    let every = table.duration("every", HEARTBEAT_MIN, EXAMPLE);
+    if !given {
+        table.lacks("every", format!("is missing; write {EXAMPLE}"));
+    }
+    table.finish();
+    every.map(|leaf| leaf.value)
 }
 
 fn read_log(root: &mut Table<'_, '_>) -> Log {

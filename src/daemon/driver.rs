@@ -3,6 +3,7 @@
 //! One task; nothing here is awaited but the next happening. Decides nothing.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -10,13 +11,18 @@ use tokio::sync::oneshot;
 use tokio::task::Id;
 use tokio::task::JoinError;
 use tokio::task::JoinSet;
+use tracing::Level;
 
 use crate::clock;
 use crate::clock::Tick;
+use crate::config;
+use crate::config::Problem;
 use crate::control::Asked;
+use crate::daemon::checks;
 use crate::daemon::house::House;
 use crate::daemon::signals::Signals;
 use crate::event::RunId;
+use crate::log;
 use crate::run::Order;
 use crate::run::Outcome;
 use crate::runner;
@@ -46,6 +52,18 @@ pub(super) struct Sources {
     pub(super) spool: Spool,
     pub(super) changes: mpsc::Receiver<Change>,
     pub(super) asked: mpsc::Receiver<Asked>,
+    pub(super) origin: Origin,
+}
+
+/// Where the settings came from, to read them again.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// `spoolbeat.toml`, or the folder that it is in.
+    pub place: PathBuf,
+    /// What was given with `-E`.
+    pub overrides: Vec<String>,
+    /// The level of the log that the command line asked for: it wins over the settings.
+    pub level: Option<Level>,
 }
 
 /// See the module's header.
@@ -85,7 +103,7 @@ impl Driver {
 
     /// Drives until the supervisor orders the exit.
     pub(super) async fn drive(mut self, first: Vec<Effect>, mut sources: Sources) -> (Exit, House) {
-        let mut exit = self.carry_out(first, &sources.spool);
+        let mut exit = self.carry_out(first, &sources);
         while exit.is_none() {
             let note = tokio::select! {
                 signal = sources.signals.next() => Note::Signal(signal),
@@ -95,20 +113,24 @@ impl Driver {
                 Some(asked) = sources.asked.recv() => self.asked(asked),
                 () = clock::sleep_until(self.wake) => Note::Clock,
             };
-            exit = self.take(note, &sources.spool);
+            exit = self.take(note, &sources);
         }
         // Dropping a run's task closes its shim's line, and the shim kills what it started.
         self.runs.shutdown().await;
         (exit.unwrap_or(Exit::Now), self.house)
     }
 
-    fn take(&mut self, note: Note, spool: &Spool) -> Option<Exit> {
+    fn take(&mut self, note: Note, sources: &Sources) -> Option<Exit> {
         let is_clock = matches!(note, Note::Clock);
         let effects = self.supervisor.step(now(), note);
-        let mut exit = self.carry_out(effects, spool);
-        if is_clock && let Some(level) = self.house.look_after() {
-            let effects = self.supervisor.step(now(), Note::Queue(level));
-            exit = exit.or(self.carry_out(effects, spool));
+        let mut exit = self.carry_out(effects, sources);
+        if is_clock {
+            let level = self.house.look_after().map(Note::Queue);
+            let answered = self.house.has_answered().then_some(Note::OutputAnswered);
+            for note in level.into_iter().chain(answered) {
+                let effects = self.supervisor.step(now(), note);
+                exit = exit.or(self.carry_out(effects, sources));
+            }
         }
         let now = now();
         let due = now.tick.after(self.supervisor.patience(now));
@@ -117,14 +139,21 @@ impl Driver {
         exit
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>, spool: &Spool) -> Option<Exit> {
+    fn carry_out(&mut self, effects: Vec<Effect>, sources: &Sources) -> Option<Exit> {
         for effect in effects {
             match effect {
                 Effect::StartRun(spec) => self.start_run(*spec),
                 Effect::OrderRun { run, order } => self.order(&run, order),
                 Effect::CloseInterrupted(open) => self.close_interrupted(open),
-                Effect::Rescan => spool.rescan(),
-                Effect::Retire { job, in_use } => spool.retire(&job, in_use),
+                Effect::Rescan => sources.spool.rescan(),
+                Effect::Retire { job, in_use } => sources.spool.retire(&job, in_use),
+                Effect::Reload { ask } => self.reload(ask, sources.origin.clone()),
+                Effect::TakeOver { ask, root } => self.take_over(ask, root, sources),
+                Effect::KeepPaused { ask, jobs } => {
+                    let answer = self.house.keep_paused(&jobs);
+                    self.reply(ask, answer);
+                }
+                Effect::Tell(notice) => self.house.tell(&notice),
                 Effect::Reply { ask, answer } => self.reply(ask, answer),
                 Effect::Report { ask, snapshot } => {
                     let status = Box::new(self.house.status(*snapshot));
@@ -172,6 +201,46 @@ impl Driver {
             House::close_interrupted(&host, open).await;
             Note::Closed { run }
         });
+    }
+
+    /// Reads spoolbeat.toml again, on a thread that may wait for the disk.
+    fn reload(&mut self, ask: Option<Ask>, origin: Origin) {
+        let unread = Problem::of_file(
+            origin.place.display().to_string(),
+            "reading it again has failed; see the log".to_owned(),
+        );
+        let lost = Note::Reread {
+            ask,
+            read: Err(vec![unread.clone()]),
+        };
+        self.help(lost, async move {
+            let read = tokio::task::spawn_blocking(move || {
+                config::load_root(&origin.place, &origin.overrides)
+            });
+            let read = read.await.unwrap_or_else(|_| Err(vec![unread]));
+            Note::Reread {
+                ask,
+                read: read.map(Box::new),
+            }
+        });
+    }
+
+    fn take_over(&mut self, ask: Option<Ask>, root: Box<config::Root>, sources: &Sources) {
+        let left = self.house.take_over(root);
+        let settings = self.house.settings();
+        sources.spool.configure(checks(settings));
+        match log::level(&settings.log.level) {
+            Ok(level) => log::set_level(sources.origin.level.unwrap_or(level)),
+            Err(why) => tracing::error!("{why}"),
+        }
+        tracing::info!("spoolbeat.toml is read again");
+        if !left.is_empty() {
+            let left = left.join(", ");
+            tracing::warn!("what changed in {left} holds from the next start of the daemon");
+        }
+        if let Some(ask) = ask {
+            self.reply(ask, Answer::Reloaded { left });
+        }
     }
 
     /// From here on nothing is captured any more.
@@ -251,7 +320,7 @@ impl Driver {
     }
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Now {
         wall: clock::now(),
         tick: clock::tick(),
@@ -269,6 +338,16 @@ fn tell(say: &Say) {
             runs,
             "runs did not end in time and are killed; the next start records them as interrupted"
         ),
+        Say::Overdue { job, expect_every } => {
+            let every = crate::units::show_duration(*expect_every);
+            tracing::warn!(job = &**job, "job has not succeeded for {every}");
+        }
+        Say::OnTime { job } => tracing::info!(job = &**job, "job has succeeded again"),
+        Say::SettingsRefused { problems } => {
+            for problem in problems {
+                tracing::error!("{problem}; the former settings hold");
+            }
+        }
         Say::NotRun { job, reason } => tracing::error!(job = &**job, reason, "job is not run"),
     }
 }

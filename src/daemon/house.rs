@@ -19,6 +19,7 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::config;
 use crate::daemon::Error;
+use crate::daemon::herald::Herald;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::outputs::Outputs;
@@ -28,7 +29,9 @@ use crate::disk::Disk;
 use crate::disk::Lock;
 use crate::disk::OsDisk;
 use crate::disk::Replace;
+use crate::event::Notice;
 use crate::event::Route;
+use crate::event::RunId;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Shape;
 use crate::process;
@@ -46,6 +49,7 @@ use crate::runner::Pool;
 use crate::source::gather::Limits;
 use crate::spool::Change;
 use crate::status;
+use crate::status::Answer;
 use crate::status::At;
 use crate::status::Status;
 use crate::supervisor::OpenRun;
@@ -73,6 +77,12 @@ const UUID_BYTES_MAX: u64 = 37;
 
 /// `agent.id` of this root, in `ROOT/state`.
 const AGENT_ID: &str = "agent.id";
+
+/// Names of paused jobs in `ROOT/state`, as a JSON list.
+const PAUSED: &str = "paused.json";
+
+/// Names of 10,000 jobs, and more than that.
+const PAUSED_BYTES_MAX: u64 = 1 << 20;
 
 /// The root, locked.
 #[derive(Debug)]
@@ -140,7 +150,13 @@ pub(super) struct House {
     claim: Claim,
     started_at: Timestamp,
     started: Tick,
-    stop_timeout: Duration,
+    /// The settings that hold.
+    settings: Box<config::Root>,
+    herald: Option<Herald>,
+    /// How many of the herald's events were dropped, once it is gone.
+    dropped: u64,
+    /// Whether an output has answered.
+    answered: bool,
     /// Given away when the drain begins, like `outputs`.
     queue: Option<Queue>,
     outputs: Option<Outputs>,
@@ -189,7 +205,10 @@ impl House {
         let house = Self {
             started_at: clock::now(),
             started: clock::tick(),
-            stop_timeout: root.stop_timeout,
+            settings: Box::new(root.clone()),
+            herald: None,
+            dropped: 0,
+            answered: false,
             level: queue.level(),
             views: outputs.views(),
             queue: Some(queue),
@@ -201,15 +220,19 @@ impl House {
         Ok((house, before))
     }
 
-    /// What runs share.
-    pub(super) fn host(&self, root: &config::Root) -> Result<Host, Error> {
+    /// What runs share; the daemon's own events can be told from here on.
+    pub(super) fn host(&mut self, root: &config::Root) -> Result<Host, Error> {
         let Some(intake) = self.queue.as_ref().map(Queue::intake) else {
             return Err(Error::Leaving);
         };
+        let identity = self.identity(&root.shape)?;
+        let life = RunId::new(self.started_at, random() as u32);
+        let route = Route::to(output_names(root));
+        self.herald = Some(Herald::start(&identity, &life, route, intake.clone()));
         Ok(Host {
             intake,
             pool: Pool::new(),
-            identity: self.identity(&root.shape)?,
+            identity,
             shim: process::self_exe(),
             environment: std::env::vars_os().collect(),
             limits: Limits {
@@ -285,6 +308,86 @@ impl House {
         })
     }
 
+    /// Whether an output has a connection or an ACK, if that is news.
+    pub(super) fn has_answered(&mut self) -> bool {
+        if self.answered {
+            return false;
+        }
+        let outputs = self.views.status();
+        self.answered = outputs.iter().any(|output| output.connections > 0);
+        self.answered
+    }
+
+    /// Makes an event of what the daemon itself has to tell.
+    pub(super) fn tell(&mut self, notice: &Notice) {
+        if let Some(herald) = &mut self.herald {
+            herald.tell(notice, clock::now());
+        }
+    }
+
+    /// The jobs that a person has paused.
+    ///
+    /// # Errors
+    /// The file is there and cannot be used.
+    pub(super) fn paused(&self) -> Result<Vec<String>, Error> {
+        let path = self.claim.root.join("state").join(PAUSED);
+        let unusable = |error| Error::Disk {
+            path: path.clone(),
+            error,
+        };
+        match OsDisk.read(&path, PAUSED_BYTES_MAX) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unusable(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    /// Writes down which jobs are paused; answers the person who wanted it.
+    pub(super) fn keep_paused(&self, jobs: &[String]) -> Answer {
+        let path = self.claim.root.join("state").join(PAUSED);
+        let bytes = serde_json::to_vec(jobs).map_err(io::Error::from);
+        match bytes.and_then(|bytes| OsDisk.replace(&path, &bytes, Replace::Durable)) {
+            Ok(()) => Answer::Accepted,
+            Err(error) => Answer::Refused {
+                reason: format!(
+                    "done, but a restart of the daemon will not know of it: {} cannot be written: {error}",
+                    path.display()
+                ),
+            },
+        }
+    }
+
+    /// Takes over what can be taken over of new settings; names what cannot.
+    pub(super) fn take_over(&mut self, root: Box<config::Root>) -> Vec<String> {
+        let now = &self.settings;
+        let changed = [
+            ("root", now.dir != root.dir),
+            ("[output]", now.outputs != root.outputs),
+            ("[queue]", now.queue != root.queue),
+            ("[receiver]", now.receiver != root.receiver),
+            ("[startup]", now.require_output != root.require_output),
+        ];
+        self.keeper.set_total_bytes(root.results_bytes);
+        // Of what needs a restart the former settings hold.
+        let (dir, outputs) = (now.dir.clone(), now.outputs.clone());
+        let (queue, receiver) = (now.queue.clone(), now.receiver.clone());
+        *self.settings = config::Root {
+            dir,
+            outputs,
+            queue,
+            receiver,
+            require_output: now.require_output,
+            ..*root
+        };
+        let names = changed.into_iter().filter(|(_, changed)| *changed);
+        names.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The settings that hold.
+    pub(super) const fn settings(&self) -> &config::Root {
+        &self.settings
+    }
+
     pub(super) fn seen(&mut self, change: &Change) {
         self.keeper.seen(change);
     }
@@ -297,9 +400,15 @@ impl House {
     /// events wait for the next start. All runs have ended, so all of theirs is captured.
     pub(super) fn drain(&mut self) -> impl Future<Output = u64> + Send + 'static {
         let (queue, outputs) = (self.queue.take(), self.outputs.take());
-        let end = self.level.borrow().next_seq;
-        let limit = self.stop_timeout;
+        let (herald, level) = (self.herald.take(), self.level.clone());
+        self.dropped = herald.as_ref().map_or(0, Herald::dropped);
+        let limit = self.settings.stop_timeout;
         async move {
+            if let Some(herald) = herald {
+                let told = clock::within(limit, herald.close()).await;
+                tracing::debug!(?told, "the daemon's own events are told");
+            }
+            let end = level.borrow().next_seq;
             let mut left = 0;
             if let Some(outputs) = outputs {
                 left = outputs.drain(end, limit).await;
@@ -331,6 +440,8 @@ impl House {
                 state: snapshot.state,
                 paused: snapshot.paused,
                 unreadable: snapshot.unreadable,
+                settings_problems: snapshot.settings_problems,
+                notices_dropped: self.herald.as_ref().map_or(self.dropped, Herald::dropped),
             },
             totals: status::Totals {
                 captured_events: ledger.queued(),

@@ -72,6 +72,12 @@ impl Keeper {
         }
     }
 
+    /// Takes over another bound of all results together.
+    pub(super) const fn set_total_bytes(&mut self, total_bytes: u64) {
+        self.total_bytes = total_bytes;
+        self.dirty = true;
+    }
+
     /// Takes note of a job's `[results] keep`.
     pub(super) fn seen(&mut self, change: &Change) {
         match change {

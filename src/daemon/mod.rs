@@ -16,16 +16,19 @@ use crate::control;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::lumberjack::server::BindError;
+use crate::process;
 use crate::queue::OpenError;
 use crate::spool;
 use crate::spool::Change;
 use crate::spool::Spool;
 use crate::supervisor::Exit;
 use crate::supervisor::Mode;
+use crate::supervisor::Settings;
 use crate::supervisor::Start;
 use crate::supervisor::Supervisor;
 
 mod driver;
+mod herald;
 mod house;
 mod keeper;
 mod outputs;
@@ -33,6 +36,7 @@ mod receiver;
 mod signals;
 
 use driver::Driver;
+pub use driver::Origin;
 use driver::Sources;
 use house::House;
 pub(crate) use house::passing_identity;
@@ -100,14 +104,14 @@ impl std::error::Error for Error {}
 ///
 /// # Errors
 /// See [`Error`]; nothing was run then. Must be called within a multi-thread tokio runtime.
-pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
+pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit, Error> {
     let claim = house::claim(&root.dir)?;
     let signals = Signals::listen().map_err(Error::System)?;
     let receiver = match &root.receiver {
         Some(settings) => Some(Receiver::start(settings).await?),
         None => None,
     };
-    let (house, before) = House::open(claim, &root)?;
+    let (mut house, before) = House::open(claim, &root)?;
     let host = house.host(&root)?;
     let state_dir = root.dir.join("state");
     let control = control::bind(&state_dir).map_err(|error| Error::Disk {
@@ -117,8 +121,11 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
     let (supervisor, first) = Supervisor::new(Start {
         mode,
         state_dir,
-        max_concurrent: root.max_concurrent_runs,
-        stop_timeout: root.stop_timeout,
+        now: driver::now(),
+        host: process::hostname(),
+        paused: house.paused()?,
+        require_output: root.require_output,
+        settings: Settings::of(&root),
         pasts: before.pasts,
         open: before.open,
         seed: house::random() as u32,
@@ -132,6 +139,7 @@ pub async fn run(root: config::Root, mode: Mode) -> Result<Exit, Error> {
         spool,
         changes,
         asked,
+        origin,
     };
     let driver = Driver::new(supervisor, house, host);
     let (exit, house) = driver.drive(first, sources).await;
@@ -180,13 +188,17 @@ fn watch(root: &config::Root) -> io::Result<(Spool, mpsc::Receiver<Change>)> {
     let settings = spool::Settings {
         jobs: root.dir.join("jobs"),
         state: root.dir.join("state"),
-        settle: root.settle,
-        rescan: root.rescan,
         daemon: files::own_uid()?,
     };
-    let checks = spool::Checks {
+    spool::start(settings, checks(root), Arc::new(OsDisk))
+}
+
+/// What jobs are looked at and checked by.
+fn checks(root: &config::Root) -> spool::Checks {
+    spool::Checks {
+        settle: root.settle,
+        rescan: root.rescan,
         defaults: root.defaults.clone(),
         outputs: house::output_names(root),
-    };
-    spool::start(settings, checks, Arc::new(OsDisk))
+    }
 }

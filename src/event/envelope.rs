@@ -24,6 +24,7 @@ use escape::quoted;
 mod check;
 mod escape;
 mod lines;
+mod notice;
 mod object;
 
 pub use check::fit;
@@ -219,6 +220,8 @@ pub struct Envelope {
     labels: Vec<u8>,
     /// `@metadata` up to and with the first part of `_id`.
     metadata: Vec<u8>,
+    /// `service.name` of what the daemon tells of itself.
+    service: String,
     job_name: String,
     trigger: String,
 }
@@ -273,6 +276,10 @@ impl Envelope {
             fields,
             labels: labels_members,
             metadata,
+            service: match &identity.shape {
+                Shape::Ecs => BEAT.to_owned(),
+                Shape::OpenCollector(beat) => beat.name.clone(),
+            },
             job_name: labels.job.to_owned(),
             trigger: labels.trigger.to_owned(),
         }

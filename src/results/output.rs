@@ -14,10 +14,10 @@ use crate::disk::DiskFile;
 use super::failure;
 
 /// Beginning of the output that is kept, written as it comes.
-const HEAD_BYTES_MAX: u64 = 512 << 10;
+pub(super) const HEAD_BYTES_MAX: u64 = 512 << 10;
 
 /// End of the output that is kept, in memory while the run goes on.
-const TAIL_BYTES_MAX: usize = 512 << 10;
+pub(super) const TAIL_BYTES_MAX: usize = 512 << 10;
 
 /// Longest time for which the end in the file lags behind; it is rewritten whole, so not more often.
 const REFRESH: Duration = Duration::from_secs(5);

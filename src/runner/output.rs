@@ -448,7 +448,7 @@ impl Output {
     fn parts(&mut self, stream: Stream) -> (&mut Pipe, &mut Gather, &mut LogLines) {
         let pipe = match stream {
             Stream::Stderr => &mut self.stderr,
-            Stream::Stdout | Stream::Run => &mut self.stdout,
+            Stream::Stdout | Stream::Run | Stream::Daemon => &mut self.stdout,
         };
         (pipe, &mut self.gather, &mut self.log)
     }

@@ -131,6 +131,24 @@ impl Cron {
         self.zone.name()
     }
 
+    /// What the wall clock shows at `at`, like `2026-03-29 03:00:00 +02:00`.
+    #[must_use]
+    pub fn local(&self, at: Timestamp) -> String {
+        let local = at.utc().with_timezone(&self.zone);
+        local.format("%Y-%m-%d %H:%M:%S %:z").to_string()
+    }
+
+    /// Whether the job follows real time through a change of the clocks, as minute or hour begin
+    /// with `*`; else it keeps to its fixed times.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.passes == Passes::All
+    }
+
+    pub(super) const fn zone(&self) -> Tz {
+        self.zone
+    }
+
     /// The first match after `from` that `instant` takes.
     fn first(
         &self,
@@ -141,7 +159,7 @@ impl Cron {
     }
 
     /// The readings of the wall clock after `from` that match, in order.
-    fn matches(&self, from: NaiveDateTime) -> impl Iterator<Item = NaiveDateTime> {
+    pub(super) fn matches(&self, from: NaiveDateTime) -> impl Iterator<Item = NaiveDateTime> {
         let mut reached = from;
         std::iter::from_fn(move || {
             let next = self

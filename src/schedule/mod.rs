@@ -4,12 +4,16 @@
 
 use std::time::Duration;
 
+mod changes;
 pub mod cron;
 mod crontab;
+pub mod policy;
 pub mod scheduler;
 mod ticks;
 
+pub use changes::ClockChange;
 pub use cron::Cron;
+pub use policy::Policy;
 
 /// When a job runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,4 +29,12 @@ pub enum Schedule {
     /// Always: started again when it ends, after a back-off that grows from 1 s to 5 min and is
     /// reset by healthy running.
     KeepRunning,
+}
+
+impl Schedule {
+    /// Whether the job is due by the clock alone, whatever becomes of its runs.
+    #[must_use]
+    pub const fn has_ticks(&self) -> bool {
+        matches!(self, Self::Cron(_) | Self::Every(_))
+    }
 }

@@ -4,9 +4,12 @@
 //! tells it how runs end, and feeds it the wall clock. Must never read a clock, start a run or
 //! know a file.
 //!
-//! **One tick, at most one run.** A tick that comes while the job runs, waits or is held is skipped
-//! and counted. Ticks that were missed because nobody looked (suspend, a clock set forward) are one
-//! fire, for the latest of them, and a count.
+//! **One tick, at most one run** (a restart after a failure is another try of the same tick). What
+//! becomes of a tick that comes while the job runs, is held, or passed while nobody looked, is the
+//! job's [`Policy`]. A tick that is not run is counted.
+//!
+//! **Fair**: a job waits in one place of one queue, whatever it has to do, and goes to its end
+//! with what is left. So jobs take turns, and none starves.
 //!
 //! **A clock set back** by no more than a job's period changes nothing for it: no tick is fired
 //! again, the job is silent until the clock has caught up. Set back further, silence would last for
@@ -20,10 +23,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::run::Trigger;
+use crate::schedule::Policy;
 use crate::schedule::Schedule;
+use crate::schedule::policy;
+use crate::schedule::policy::Missed;
+use crate::schedule::policy::OnPressure;
+use crate::schedule::policy::Overlap;
 use crate::schedule::ticks::Leap;
-use crate::schedule::ticks::tick_after;
 use crate::units::Timestamp;
+
+mod entry;
+mod words;
+
+use entry::Again;
+use entry::Due;
+use entry::Entry;
+use entry::Generation;
+use entry::Lane;
+use entry::Plan;
+use entry::Retry;
+use entry::Run;
+use entry::Stretch;
+use entry::back;
+pub use words::Act;
+pub use words::End;
+pub use words::Fire;
+pub use words::Hold;
+pub use words::Input;
+pub use words::Past;
+pub use words::View;
 
 /// Wait before the first restart of a kept-running script: short enough to go unnoticed, long
 /// enough that a script which dies at once cannot take a core.
@@ -35,380 +63,318 @@ pub const RESTART_MAX: Duration = Duration::from_secs(300);
 /// A run of at least this length was healthy: the next restart waits [`RESTART_FIRST`] again.
 pub const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
+/// A tick that is looked at later than this was missed; the clock is looked at each second.
+pub const MISSED_AFTER: Duration = Duration::from_secs(10);
+
 /// A clock that goes back by less than this (slewing, a small correction) needs no new plans,
 /// which cost a look at every job.
 const STEP_BACK_MIN: Duration = Duration::from_secs(1);
 
-/// What the log knows of a job's fires, for a scheduler that has just been made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Past {
-    /// `scheduled_at` of its newest fire that had one.
-    pub last_fire: Option<Timestamp>,
-    /// Whether a run of this generation has ended.
-    pub done: bool,
-}
-
-/// Everything that can make the scheduler act. Late and repeated inputs have no effect.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// A job came, or a new generation of it.
-    Load {
-        /// The job.
-        job: Arc<str>,
-        /// When it is to run.
-        schedule: Schedule,
-        /// What was before; for a job that is known already its own memory of fires counts.
-        past: Past,
-        /// The wall clock.
-        now: Timestamp,
-    },
-    /// A job went away. Its run, if it has one, is known until it has ended.
-    Remove {
-        /// The job.
-        job: Arc<str>,
-    },
-    /// The wall clock, as it reads.
-    Clock {
-        /// The wall clock.
-        now: Timestamp,
-    },
-    /// The job's run has ended, or could not be started.
-    Ended {
-        /// The job.
-        job: Arc<str>,
-        /// How long it ran, on the monotonic clock.
-        ran: Duration,
-        /// The wall clock.
-        now: Timestamp,
-    },
-    /// The queue is too full for more output, or is so no longer.
-    Hold {
-        /// Which of the two.
-        on: Hold,
-    },
-    /// A person wants the job to run now: neither the limit nor a hold stands against it, only a
-    /// run of the same job.
-    Trigger {
-        /// The job.
-        job: Arc<str>,
-        /// The wall clock.
-        now: Timestamp,
-    },
-    /// Nothing is started any more.
-    Stop,
-}
-
-/// Whether the queue has room for the output of runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// It has not: ticks are skipped, restarts wait.
-    Held,
-    /// It has.
-    Free,
-}
-
-/// A run that is to be started now. Each is answered by one [`Input::Ended`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fire {
-    /// The job.
-    pub job: Arc<str>,
-    /// The tick it belongs to; `None` when it is not due by the clock (once, kept running, by a person).
-    pub scheduled_at: Option<Timestamp>,
-    /// Why.
-    pub trigger: Trigger,
-}
-
-/// What can be told of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
-    /// When it is due next; `None` when that hangs on an end, or it is never due again.
-    pub next: Option<Timestamp>,
-    /// How many runs it has: none or one.
-    pub running: u32,
-    /// Whether it is due and waits for a free place or the end of a hold.
-    pub waiting: bool,
-    /// Ticks without a run since the daemon started (of one leap of the clock, about a hundred at most are counted for cron).
-    pub skipped: u64,
-    /// How late its last scheduled run was fired.
-    pub late: Duration,
-}
-
 /// The scheduler. See the module's header.
 #[derive(Debug)]
 pub struct Scheduler {
+    /// Whose jobs these are, for [`policy::offset`].
+    host: String,
     jobs: HashMap<Arc<str>, Entry>,
-    /// `next` of all jobs, in order.
-    wakes: BTreeSet<(Timestamp, Arc<str>)>,
-    /// Due jobs in the order in which they became due, each at most once, by ticket.
-    waiting: BTreeMap<Lane, BTreeMap<u64, Arc<str>>>,
+    /// `next` and `retry` of all jobs, in order.
+    wakes: BTreeSet<(Timestamp, Why, Arc<str>)>,
+    /// Jobs with a place, each in one queue, in the order of their tickets.
+    queues: BTreeMap<Lane, BTreeMap<u64, Arc<str>>>,
+    /// Tells places apart, and fires.
     tickets: u64,
     /// Runs that count against `max_concurrent`.
     running: u32,
     max_concurrent: u32,
     hold: Hold,
+    /// Jobs that are stretched at the moment.
+    stretched: BTreeSet<Arc<str>>,
     stopped: bool,
     now: Timestamp,
     /// The latest reading of the clock since it was last set back.
     latest: Timestamp,
 }
 
-/// What is known of one job.
-#[derive(Debug)]
-struct Entry {
-    /// `None`: the job was removed, its run has not ended.
-    schedule: Option<Schedule>,
-    run: Option<Run>,
-    next: Option<Timestamp>,
-    waiting: Option<Waiting>,
-    last_fire: Option<Timestamp>,
-    last_end: Option<Timestamp>,
-    done: bool,
-    restarts: Restarts,
-    skipped: u64,
-    late: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    lane: Lane,
-    generation: Generation,
-}
-
-/// Whether the limit of concurrent runs holds for a run. Runs of [`Lane::Free`] go first.
+/// What a job is woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Lane {
-    Free,
-    Limited,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Generation {
-    Current,
-    Former,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    lane: Lane,
-    ticket: u64,
-    tick: Option<Timestamp>,
-}
-
-/// Where a kept-running script stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Restarts {
-    /// Why it is started next.
-    trigger: Trigger,
-    /// How long the next restart waits.
-    delay: Duration,
-}
-
-impl Restarts {
-    const NEW: Self = Self {
-        trigger: Trigger::Schedule,
-        delay: RESTART_FIRST,
-    };
+enum Why {
+    Schedule,
+    Retry,
 }
 
 impl Scheduler {
     /// A scheduler without jobs. `max_concurrent` limits the scheduled runs of all jobs together,
     /// at least 1; kept-running ones and those that a person started do not count.
     #[must_use]
-    pub fn new(max_concurrent: u32) -> Self {
+    pub fn new(host: String, max_concurrent: u32) -> Self {
+        let lanes = [Lane::Free, Lane::Limited, Lane::Stretched];
         Self {
+            host,
             jobs: HashMap::new(),
             wakes: BTreeSet::new(),
-            waiting: BTreeMap::from([
-                (Lane::Free, BTreeMap::new()),
-                (Lane::Limited, BTreeMap::new()),
-            ]),
+            queues: lanes.map(|lane| (lane, BTreeMap::new())).into(),
             tickets: 0,
             running: 0,
             max_concurrent: max_concurrent.max(1),
             hold: Hold::Free,
+            stretched: BTreeSet::new(),
             stopped: false,
             now: Timestamp(i64::MIN),
             latest: Timestamp(i64::MIN),
         }
     }
 
-    /// Takes one input; answers with the runs that are to be started, in this order. O(log jobs)
-    /// for each of them and for the input, but O(jobs) for a clock that was set back.
+    /// Takes one input; answers with what is to be done, in this order. O(log jobs) for each of
+    /// them and for the input, but O(jobs) for a clock that was set back.
     #[must_use]
-    pub fn step(&mut self, input: Input) -> Vec<Fire> {
-        let mut fires = Vec::new();
+    pub fn step(&mut self, input: Input) -> Vec<Act> {
+        let mut acts = Vec::new();
         if self.stopped {
-            if let Input::Ended { job, .. } = input {
-                self.end(&job);
+            if let Input::Ended { job, number, .. } = input {
+                self.end(&job, number);
             }
-            return fires;
+            return acts;
         }
         match input {
             Input::Load {
                 job,
                 schedule,
+                policy,
                 past,
                 now,
             } => {
-                self.load(&job, schedule, past, now);
-                self.advance(now);
+                let offset = policy::offset(&self.host, &job, policy.jitter);
+                let plan = Plan {
+                    schedule,
+                    policy,
+                    offset,
+                };
+                self.load(&job, plan, past, now);
+                self.advance(now, &mut acts);
             }
             Input::Remove { job } => self.remove(&job),
-            Input::Clock { now } => self.advance(now),
-            Input::Ended { job, ran, now } => {
+            Input::Clock { now } => self.advance(now, &mut acts),
+            Input::Ended {
+                job,
+                number,
+                ran,
+                end,
+                now,
+            } => {
                 self.now = now;
-                self.ended(&job, ran, now);
+                self.ended(&job, number, ran, end);
                 // Who waited goes before who becomes due by this reading of the clock.
-                self.admit(&mut fires);
-                self.advance(now);
+                self.admit(&mut acts);
+                self.advance(now, &mut acts);
             }
-            Input::Hold { on } => self.hold = on,
+            Input::Hold { on, now } => {
+                // What was due before the change belongs to the time before it.
+                self.advance(now, &mut acts);
+                self.admit(&mut acts);
+                self.hold(on);
+            }
+            Input::Limit { max_concurrent } => self.max_concurrent = max_concurrent.max(1),
             Input::Trigger { job, now } => {
-                self.advance(now);
-                fires.extend(self.by_hand(&job));
+                self.advance(now, &mut acts);
+                acts.extend(self.by_hand(&job).map(Act::Fire));
+            }
+            Input::Pause { job } => self.pause(&job),
+            Input::Resume { job, now } => {
+                self.resume(&job);
+                self.advance(now, &mut acts);
             }
             Input::Stop => self.stop(),
         }
-        self.admit(&mut fires);
-        fires
+        self.admit(&mut acts);
+        acts
     }
 
     /// When the next [`Input::Clock`] is needed, on the wall clock as it reads now.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.wakes.first().map(|(at, _)| *at)
+        self.wakes.first().map(|(at, _, _)| *at)
     }
 
     /// What can be told of `job`; `None` when it is not known.
     #[must_use]
     pub fn view(&self, job: &str) -> Option<View> {
         let entry = self.jobs.get(job)?;
+        let retry = entry.retry.map(|retry| retry.at);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Some(View {
-            next: entry.next,
-            running: u32::from(entry.run.is_some()),
-            waiting: entry.waiting.is_some(),
+            next: entry.next.into_iter().chain(retry).min(),
+            running: count(entry.runs.len()),
+            waiting: count(entry.due.len()),
+            paused: entry.paused,
             skipped: entry.skipped,
+            stretch: entry.stretch.factor,
+            restarts: entry.backoff.tries(),
             late: entry.late,
         })
     }
 
-    fn load(&mut self, job: &Arc<str>, schedule: Schedule, past: Past, now: Timestamp) {
+    fn load(&mut self, job: &Arc<str>, plan: Plan, past: Past, now: Timestamp) {
         let entry = self
             .jobs
             .entry(Arc::clone(job))
             .or_insert_with(Entry::unknown);
-        entry.last_fire = entry.last_fire.or(past.last_fire);
-        entry.done = past.done;
-        entry.restarts = Restarts::NEW;
-        if let Some(run) = &mut entry.run {
-            run.generation = Generation::Former;
-        }
-        let unchanged = entry.schedule.as_ref() == Some(&schedule);
-        let by_clock = !matches!(schedule, Schedule::Once | Schedule::KeepRunning);
+        entry.replan(past, &plan);
+        let unchanged = entry
+            .plan
+            .as_ref()
+            .is_some_and(|former| former.schedule == plan.schedule && former.offset == plan.offset);
+        let by_clock = !matches!(plan.schedule, Schedule::Once | Schedule::KeepRunning);
         if unchanged && by_clock {
+            let wishes = entry.plan.replace(plan.clone()).map(|former| former.policy);
+            if wishes != Some(plan.policy) {
+                self.leave_queue(job);
+                self.queue_up(job);
+            }
             return;
         }
-        // A tick that waits was one of the former schedule.
-        let dropped = self.leave_queue(job).and_then(|waiting| waiting.tick);
-        let Some(entry) = self.jobs.get_mut(job) else {
-            return;
-        };
-        entry.skipped = entry.skipped.saturating_add(u64::from(dropped.is_some()));
-        let next = entry.plan(&schedule, now);
-        entry.schedule = Some(schedule);
+        // What waits was due by the former schedule.
+        if entry.has_ticks() {
+            entry.skip(entry.due.len());
+        }
+        entry.due.clear();
+        let next = entry.first(&plan, past, now);
+        entry.plan = Some(plan);
+        self.leave_queue(job);
+        self.set_retry(job, None);
         self.set_next(job, next);
     }
 
     fn remove(&mut self, job: &Arc<str>) {
         self.leave_queue(job);
+        self.set_retry(job, None);
         self.set_next(job, None);
+        self.stretched.remove(job);
         if let Some(entry) = self.jobs.get_mut(job) {
-            entry.schedule = None;
-            if entry.run.is_none() {
-                self.jobs.remove(job);
-            }
+            entry.plan = None;
+            entry.due.clear();
+            self.forget_if_gone(job);
         }
     }
 
-    fn ended(&mut self, job: &Arc<str>, ran: Duration, now: Timestamp) {
-        let Some(run) = self.end(job) else {
+    /// A job without a plan is known for its runs only.
+    fn forget_if_gone(&mut self, job: &Arc<str>) {
+        let gone = |entry: &Entry| entry.plan.is_none() && entry.runs.is_empty() && !entry.paused;
+        if self.jobs.get(job).is_some_and(gone) {
+            self.jobs.remove(job);
+        }
+    }
+
+    fn ended(&mut self, job: &Arc<str>, number: u64, ran: Duration, end: End) {
+        let Some(run) = self.end(job, number) else {
             return;
         };
+        let now = self.now;
         let Some(entry) = self.jobs.get_mut(job) else {
             return;
         };
         entry.last_end = Some(now);
-        let next = match entry.schedule {
-            Some(Schedule::Cron(_) | Schedule::Every(_)) => return,
-            Some(Schedule::EveryAfter(period)) => Some(now.after(period)),
-            Some(Schedule::Once) => {
-                entry.done |= run.generation == Generation::Current;
-                (!entry.done).then_some(now)
-            }
-            Some(Schedule::KeepRunning) => {
-                if ran >= HEALTHY_RUN {
-                    entry.restarts = Restarts::NEW;
-                }
-                let at = now.after(entry.restarts.delay);
-                entry.restarts = Restarts {
-                    trigger: Trigger::Restart,
-                    delay: (entry.restarts.delay * 2).min(RESTART_MAX),
-                };
-                Some(at)
-            }
-            None => {
-                self.jobs.remove(job);
-                return;
-            }
-        };
-        self.set_next(job, next);
+        if entry.plan.is_none() {
+            self.forget_if_gone(job);
+            return;
+        }
+        match entry.after(run, ran, end, now) {
+            Again::Never => {}
+            Again::At(at) => self.set_next(job, Some(at)),
+            Again::Retry(retry) => self.set_retry(job, Some(retry)),
+        }
+        self.queue_up(job);
     }
 
     /// Takes the run off the job and, if it counted, off the limit.
-    fn end(&mut self, job: &Arc<str>) -> Option<Run> {
-        let run = self.jobs.get_mut(job)?.run.take()?;
-        if run.lane == Lane::Limited {
+    fn end(&mut self, job: &Arc<str>, number: u64) -> Option<Run> {
+        let entry = self.jobs.get_mut(job)?;
+        let at = entry.runs.iter().position(|run| run.number == number)?;
+        let run = entry.runs.remove(at);
+        if run.lane != Lane::Free {
             self.running = self.running.saturating_sub(1);
         }
         Some(run)
     }
 
     fn by_hand(&mut self, job: &Arc<str>) -> Option<Fire> {
+        let number = self.ticket();
         let entry = self.jobs.get_mut(job)?;
-        if entry.run.is_some() || entry.schedule.is_none() {
+        if entry.plan.is_none() || entry.runs.len() >= entry.runs_max() {
             return None;
         }
-        entry.run = Some(Run {
+        entry.runs.push(Run {
+            number,
             lane: Lane::Free,
             generation: Generation::Current,
+            trigger: Trigger::Manual,
+            tick: None,
         });
-        if entry.has_ticks() {
-            // A waiting tick gives way: it would overlap.
-            entry.skipped += u64::from(entry.waiting.is_some());
-        } else {
+        if !entry.has_ticks() {
             // This run stands for the one that was due; its end says when the next is.
+            entry.due.clear();
             self.set_next(job, None);
+        } else if entry.runs.len() >= entry.runs_max() {
+            // A waiting tick gives way: it would overlap.
+            entry.skip(entry.due.len());
+            entry.due.clear();
         }
+        self.set_retry(job, None);
         self.leave_queue(job);
+        self.queue_up(job);
         Some(Fire {
             job: Arc::clone(job),
+            number,
             scheduled_at: None,
             trigger: Trigger::Manual,
         })
     }
 
+    fn pause(&mut self, job: &Arc<str>) {
+        let entry = self
+            .jobs
+            .entry(Arc::clone(job))
+            .or_insert_with(Entry::unknown);
+        entry.paused = true;
+        if entry.has_ticks() {
+            entry.skip(entry.due.len());
+            entry.due.clear();
+            self.set_retry(job, None);
+        }
+        self.leave_queue(job);
+    }
+
+    fn resume(&mut self, job: &Arc<str>) {
+        if let Some(entry) = self.jobs.get_mut(job) {
+            entry.paused = false;
+            self.queue_up(job);
+            self.forget_if_gone(job);
+        }
+    }
+
+    fn hold(&mut self, on: Hold) {
+        self.hold = on;
+        if on == Hold::Free {
+            for job in std::mem::take(&mut self.stretched) {
+                if let Some(entry) = self.jobs.get_mut(&job) {
+                    entry.stretch = Stretch::NONE;
+                }
+            }
+        }
+    }
+
     fn stop(&mut self) {
         self.stopped = true;
         self.wakes.clear();
-        self.waiting.values_mut().for_each(BTreeMap::clear);
+        self.queues.values_mut().for_each(BTreeMap::clear);
         for entry in self.jobs.values_mut() {
             entry.next = None;
-            entry.waiting = None;
+            entry.retry = None;
+            entry.place = None;
+            entry.due.clear();
         }
     }
 
     /// Takes a reading of the clock: plans anew if it was set back, then handles what is due.
-    fn advance(&mut self, now: Timestamp) {
+    fn advance(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
         self.now = now;
         if self.latest.since(now) >= STEP_BACK_MIN {
             self.latest = now;
@@ -416,216 +382,260 @@ impl Scheduler {
         }
         self.latest = self.latest.max(now);
         while self.next_wake().is_some_and(|at| at <= now) {
-            if let Some((at, job)) = self.wakes.pop_first() {
-                self.due(&job, at, now);
+            match self.wakes.pop_first() {
+                Some((at, Why::Schedule, job)) => self.due(&job, at, acts),
+                Some((_, Why::Retry, job)) => self.retry(&job),
+                None => {}
             }
         }
     }
 
     fn plan_after_step_back(&mut self, now: Timestamp) {
-        self.wakes.clear();
-        for (job, entry) in &mut self.jobs {
-            if let Some(waiting) = entry.waiting_in_the_future(now) {
-                entry.waiting = None;
-                entry.skipped = entry.skipped.saturating_add(1);
-                if let Some(queue) = self.waiting.get_mut(&waiting.lane) {
-                    queue.remove(&waiting.ticket);
-                }
+        let jobs: Vec<Arc<str>> = self.jobs.keys().cloned().collect();
+        for job in jobs {
+            let Some(entry) = self.jobs.get_mut(&job) else {
+                continue;
+            };
+            entry.drop_ticks_of_the_future(now);
+            let next = entry.next_after_step_back(now);
+            let retry = entry.retry.map(|retry| Retry {
+                at: retry.at.min(now.after(retry.wait)),
+                ..retry
+            });
+            if entry.due.is_empty() {
+                self.leave_queue(&job);
             }
-            entry.next = entry.next_after_step_back(now);
-            if let Some(at) = entry.next {
-                self.wakes.insert((at, Arc::clone(job)));
-            }
+            self.set_next(&job, next);
+            self.set_retry(&job, retry);
         }
     }
 
     /// A job's `next` has come, and is out of `wakes` already.
-    fn due(&mut self, job: &Arc<str>, at: Timestamp, now: Timestamp) {
+    fn due(&mut self, job: &Arc<str>, at: Timestamp, acts: &mut Vec<Act>) {
+        let now = self.now;
         let Some(entry) = self.jobs.get_mut(job) else {
             return;
         };
         entry.next = None;
-        let busy = entry.run.is_some() || entry.waiting.is_some();
-        match &entry.schedule {
-            Some(schedule @ (Schedule::Cron(_) | Schedule::Every(_))) => {
-                let leap = Leap::over(schedule, at, now);
-                entry.skipped = entry.skipped.saturating_add(leap.passed);
-                // The first fire of a new job has no tick soon after it that could stand in for it.
-                let first = entry.last_fire.is_none() && matches!(schedule, Schedule::Every(_));
-                let held = self.hold == Hold::Held && !first;
-                if busy || held {
-                    entry.skipped = entry.skipped.saturating_add(1);
-                } else {
-                    self.queue_up(job, Lane::Limited, Some(leap.tick));
-                }
-                self.set_next(job, leap.next);
+        let Some(plan) = entry.plan.clone() else {
+            return;
+        };
+        if plan.schedule.has_ticks() {
+            let (due, looked) = (back(at, plan.offset), back(now, plan.offset));
+            let most = plan.policy.missed.ticks_max();
+            let leap = Leap::over(&plan.schedule, due, looked, most);
+            let next = leap.next.map(|next| next.after(plan.offset));
+            self.set_next(job, next);
+            self.ticks(job, &plan, leap, acts);
+            return;
+        }
+        // The end of the run that it has says when it is due again.
+        if entry.runs.is_empty() && entry.due.is_empty() {
+            let by_clock = matches!(plan.schedule, Schedule::EveryAfter(_));
+            let kept = plan.schedule == Schedule::KeepRunning;
+            entry.due.push_back(Due {
+                tick: by_clock.then_some(at),
+                trigger: match kept {
+                    true => entry.trigger,
+                    false => Trigger::Schedule,
+                },
+            });
+            if by_clock && self.hold == Hold::Pressed && stretches(&plan.policy) {
+                entry.stretch.double();
+                self.stretched.insert(Arc::clone(job));
             }
-            // The end of the run that it has says when it is due again.
-            Some(_) if busy => {}
-            Some(Schedule::EveryAfter(_)) => self.queue_up(job, Lane::Limited, Some(at)),
-            Some(Schedule::Once) => self.queue_up(job, Lane::Limited, None),
-            Some(Schedule::KeepRunning) => self.queue_up(job, Lane::Free, None),
-            None => {}
+            self.queue_up(job);
+        }
+    }
+
+    /// What becomes of ticks that have come.
+    fn ticks(&mut self, job: &Arc<str>, plan: &Plan, leap: Leap, acts: &mut Vec<Act>) {
+        let Some(entry) = self.jobs.get_mut(job) else {
+            return;
+        };
+        let policy = &plan.policy;
+        entry.skipped = entry.skipped.saturating_add(leap.passed);
+        let mut ticks = leap.ticks;
+        // The first fire of a new job has no tick soon after it that could stand in for it.
+        let first = entry.last_fire.is_none() && matches!(plan.schedule, Schedule::Every(_));
+        let stretched = self.hold == Hold::Pressed && stretches(policy);
+        let held = self.hold != Hold::Free && !stretched;
+        let late = |tick: &Timestamp| back(self.now, plan.offset).since(*tick) > MISSED_AFTER;
+        let missed = held || ticks.last().is_some_and(late);
+        let busy = entry.runs.len() >= entry.runs_max();
+        let waits = matches!(policy.overlap, Overlap::Queue | Overlap::KillOld);
+        let unwanted = missed && policy.missed == Missed::Skip && !first;
+        if entry.paused || unwanted || (busy && !waits) {
+            entry.skip(ticks.len());
+            return;
+        }
+        if stretched {
+            self.stretched.insert(Arc::clone(job));
+            if !entry.stretch.takes() {
+                entry.skip(ticks.len());
+                return;
+            }
+        }
+        if busy {
+            entry.skip(ticks.len() - 1);
+            ticks.drain(..ticks.len() - 1);
+        }
+        if busy && policy.overlap == Overlap::KillOld && !held {
+            acts.extend(entry.runs.iter().map(|run| Act::End {
+                job: Arc::clone(job),
+                number: run.number,
+            }));
+        }
+        entry.due.extend(ticks.into_iter().map(|tick| Due {
+            tick: Some(tick),
+            trigger: Trigger::Schedule,
+        }));
+        while entry.due.len() > policy.missed.ticks_max() {
+            entry.due.pop_front();
+            entry.skip(1);
+        }
+        self.set_retry(job, None);
+        self.queue_up(job);
+    }
+
+    /// A job's `retry` has come, and is out of `wakes` already.
+    fn retry(&mut self, job: &Arc<str>) {
+        let Some(entry) = self.jobs.get_mut(job) else {
+            return;
+        };
+        if let Some(Retry { tick, .. }) = entry.retry.take()
+            && entry.due.is_empty()
+        {
+            entry.due.push_back(Due {
+                tick,
+                trigger: Trigger::Restart,
+            });
+            self.queue_up(job);
         }
     }
 
     fn set_next(&mut self, job: &Arc<str>, next: Option<Timestamp>) {
+        if let Some(entry) = self.jobs.get_mut(job) {
+            let former = std::mem::replace(&mut entry.next, next);
+            self.wake(job, Why::Schedule, former, next);
+        }
+    }
+
+    fn set_retry(&mut self, job: &Arc<str>, retry: Option<Retry>) {
+        if let Some(entry) = self.jobs.get_mut(job) {
+            let former = std::mem::replace(&mut entry.retry, retry);
+            let at = |retry: Retry| retry.at;
+            self.wake(job, Why::Retry, former.map(at), retry.map(at));
+        }
+    }
+
+    fn wake(&mut self, job: &Arc<str>, why: Why, former: Option<Timestamp>, at: Option<Timestamp>) {
+        if let Some(former) = former {
+            self.wakes.remove(&(former, why, Arc::clone(job)));
+        }
+        if let Some(at) = at {
+            self.wakes.insert((at, why, Arc::clone(job)));
+        }
+    }
+
+    const fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Gives a job its place, if it has something to start and none yet.
+    fn queue_up(&mut self, job: &Arc<str>) {
+        let ticket = self.ticket();
         let Some(entry) = self.jobs.get_mut(job) else {
             return;
         };
-        if let Some(at) = std::mem::replace(&mut entry.next, next) {
-            self.wakes.remove(&(at, Arc::clone(job)));
-        }
-        if let Some(at) = next {
-            self.wakes.insert((at, Arc::clone(job)));
-        }
-    }
-
-    fn queue_up(&mut self, job: &Arc<str>, lane: Lane, tick: Option<Timestamp>) {
-        let (Some(entry), Some(queue)) = (self.jobs.get_mut(job), self.waiting.get_mut(&lane))
-        else {
+        let Some(plan) = &entry.plan else { return };
+        let idle = entry.due.is_empty() || entry.paused || entry.place.is_some();
+        if idle || entry.runs.len() >= entry.runs_max() {
             return;
+        }
+        let lane = match plan.schedule {
+            Schedule::KeepRunning => Lane::Free,
+            _ if stretches(&plan.policy) => Lane::Stretched,
+            _ => Lane::Limited,
         };
-        let ticket = self.tickets;
-        self.tickets += 1;
-        entry.waiting = Some(Waiting { lane, ticket, tick });
-        queue.insert(ticket, Arc::clone(job));
+        entry.place = Some((lane, ticket));
+        if let Some(queue) = self.queues.get_mut(&lane) {
+            queue.insert(ticket, Arc::clone(job));
+        }
     }
 
-    fn leave_queue(&mut self, job: &Arc<str>) -> Option<Waiting> {
-        let waiting = self.jobs.get_mut(job)?.waiting.take()?;
-        self.waiting.get_mut(&waiting.lane)?.remove(&waiting.ticket);
-        Some(waiting)
+    fn leave_queue(&mut self, job: &Arc<str>) {
+        let place = self.jobs.get_mut(job).and_then(|entry| entry.place.take());
+        if let Some((lane, ticket)) = place
+            && let Some(queue) = self.queues.get_mut(&lane)
+        {
+            queue.remove(&ticket);
+        }
     }
 
     /// Fires those who wait, as far as hold and limit allow.
-    fn admit(&mut self, fires: &mut Vec<Fire>) {
-        if self.hold == Hold::Held {
-            return;
-        }
-        for lane in [Lane::Free, Lane::Limited] {
-            while lane == Lane::Free || self.running < self.max_concurrent {
-                let queue = self.waiting.get(&lane);
-                let Some(job) = queue.and_then(|queue| queue.values().next()).cloned() else {
-                    break;
-                };
-                fires.extend(self.start(&job));
-            }
+    fn admit(&mut self, acts: &mut Vec<Act>) {
+        while let Some(job) = self.next_in_turn() {
+            acts.extend(self.start(&job).map(Act::Fire));
         }
     }
 
+    fn next_in_turn(&self) -> Option<Arc<str>> {
+        let head = |lane| self.queues.get(&lane)?.first_key_value();
+        let limited = || {
+            let lanes = match self.hold {
+                Hold::Free => &[Lane::Limited, Lane::Stretched][..],
+                Hold::Pressed => &[Lane::Stretched],
+                Hold::Held => &[],
+            };
+            lanes.iter().filter_map(|lane| head(*lane)).min()
+        };
+        let free = || head(Lane::Free).filter(|_| self.hold == Hold::Free);
+        let place = free().or_else(|| limited().filter(|_| self.running < self.max_concurrent));
+        place.map(|(_, job)| Arc::clone(job))
+    }
+
     fn start(&mut self, job: &Arc<str>) -> Option<Fire> {
-        let Waiting { lane, tick, .. } = self.leave_queue(job)?;
+        let (lane, number) = self.jobs.get(job)?.place?;
+        self.leave_queue(job);
         let now = self.now;
         let entry = self.jobs.get_mut(job)?;
-        entry.run = Some(Run {
+        let Due { tick, trigger } = entry.due.pop_front()?;
+        entry.runs.push(Run {
+            number,
             lane,
             generation: Generation::Current,
+            trigger,
+            tick,
         });
-        if lane == Lane::Limited {
+        if lane != Lane::Free {
             self.running += 1;
         }
         if let Some(tick) = tick {
+            let offset = entry
+                .plan
+                .as_ref()
+                .map_or(Duration::ZERO, |plan| plan.offset);
             entry.last_fire = Some(tick);
-            entry.late = now.since(tick);
+            entry.late = now.since(tick.after(offset));
+            if trigger == Trigger::Schedule && entry.has_ticks() {
+                entry.backoff.reset();
+            }
         }
-        let trigger = match lane {
-            Lane::Free => entry.restarts.trigger,
-            Lane::Limited => Trigger::Schedule,
-        };
+        self.queue_up(job);
         Some(Fire {
             job: Arc::clone(job),
+            number,
             scheduled_at: tick,
             trigger,
         })
     }
 }
 
-impl Entry {
-    const fn unknown() -> Self {
-        Self {
-            schedule: None,
-            run: None,
-            next: None,
-            waiting: None,
-            last_fire: None,
-            last_end: None,
-            done: false,
-            restarts: Restarts::NEW,
-            skipped: 0,
-            late: Duration::ZERO,
-        }
-    }
-
-    /// Whether the job is due by the clock alone, whatever becomes of its runs.
-    const fn has_ticks(&self) -> bool {
-        matches!(self.schedule, Some(Schedule::Cron(_) | Schedule::Every(_)))
-    }
-
-    /// When a job with this schedule is due, as of now.
-    fn plan(&self, schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
-        match schedule {
-            Schedule::Cron(cron) => cron.next_after(self.base(schedule, now)),
-            Schedule::Every(period) => Some(match self.last_fire {
-                Some(last) => tick_after(last, *period, self.base(schedule, now)),
-                None => now,
-            }),
-            Schedule::EveryAfter(_) | Schedule::KeepRunning if self.run.is_some() => None,
-            Schedule::EveryAfter(period) => Some(match self.last_end.or(self.last_fire) {
-                Some(last) => last.after(*period).clamp(now, now.after(*period)),
-                None => now,
-            }),
-            Schedule::Once => (!self.done).then_some(now),
-            Schedule::KeepRunning => Some(now),
-        }
-    }
-
-    /// The time after which the next tick is looked for: not before the last fire (or the tick
-    /// that waits), unless that lies more than a period ahead: then the clock was wrong at the time.
-    fn base(&self, schedule: &Schedule, now: Timestamp) -> Timestamp {
-        let waiting = self.waiting.and_then(|waiting| waiting.tick);
-        let Some(last) = waiting.or(self.last_fire) else {
-            return now;
-        };
-        if last > now.after(period_from(schedule, last)) {
-            now
-        } else {
-            last.max(now)
-        }
-    }
-
-    /// When a job is due now that the clock was set back to `now`: never later than it was.
-    fn next_after_step_back(&self, now: Timestamp) -> Option<Timestamp> {
-        let anew = match (&self.schedule, self.next) {
-            (Some(schedule @ Schedule::Cron(_)), _) => self.plan(schedule, now),
-            (Some(schedule @ Schedule::Every(period)), Some(at)) => {
-                Some(tick_after(at, *period, self.base(schedule, now)))
-            }
-            (Some(Schedule::EveryAfter(period)), Some(_)) => Some(now.after(*period)),
-            (Some(Schedule::KeepRunning), Some(_)) => Some(now.after(self.restarts.delay)),
-            _ => None,
-        };
-        [self.next, anew].into_iter().flatten().min()
-    }
-
-    /// The tick that waits, if only a wrong clock can have made it due.
-    fn waiting_in_the_future(&self, now: Timestamp) -> Option<Waiting> {
-        let waiting = self.waiting?;
-        let schedule = self.schedule.as_ref().filter(|_| self.has_ticks())?;
-        let tick = waiting.tick?;
-        (tick > now.after(period_from(schedule, tick))).then_some(waiting)
-    }
-}
-
-/// From one tick to the next.
-fn period_from(schedule: &Schedule, tick: Timestamp) -> Duration {
-    match schedule {
-        Schedule::Cron(cron) => cron
-            .next_after(tick)
-            .map_or(Duration::ZERO, |next| next.since(tick)),
-        Schedule::Every(period) | Schedule::EveryAfter(period) => *period,
-        Schedule::Once | Schedule::KeepRunning => Duration::ZERO,
-    }
+/// Whether a job with ticks or a period goes on under pressure.
+fn stretches(policy: &Policy) -> bool {
+    policy.on_pressure == OnPressure::Stretch
 }
 
 #[cfg(test)]

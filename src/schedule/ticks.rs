@@ -8,59 +8,79 @@ use crate::schedule::Cron;
 use crate::schedule::Schedule;
 use crate::units::Timestamp;
 
-/// Most ticks of one leap that are counted one by one for a cron job, as 10,000 jobs may leap
+/// Most ticks of one leap that are looked at and counted one by one for a cron job, as 10,000 jobs may leap
 /// together after a suspend. Beyond it the leap adds this number to `skipped`.
-const LEAP_COUNT_MAX: u64 = 100;
+const LEAP_COUNT_MAX: usize = 100;
 
 /// What a look at the clock finds of one job's ticks.
 pub(super) struct Leap {
-    /// The latest that is due.
-    pub(super) tick: Timestamp,
-    /// How many were due before it.
+    /// The newest that are due, as many as were asked for, in order. At least one.
+    pub(super) ticks: Vec<Timestamp>,
+    /// How many were due before them.
     pub(super) passed: u64,
     /// The first that is not due yet.
     pub(super) next: Option<Timestamp>,
 }
 
 impl Leap {
-    /// From the tick `due`, which is not after `now`.
-    pub(super) fn over(schedule: &Schedule, due: Timestamp, now: Timestamp) -> Self {
+    /// From the tick `due`, which is not after `now`; `keep` is at least 1.
+    pub(super) fn over(schedule: &Schedule, due: Timestamp, now: Timestamp, keep: usize) -> Self {
         match schedule {
-            Schedule::Cron(cron) => Self::over_cron(cron, due, now),
-            Schedule::Every(period) => {
-                let next = tick_after(due, *period, now);
-                let steps =
-                    next.since(due).as_millis() / u128::from(whole_ms(*period).unsigned_abs());
-                Self {
-                    tick: Timestamp(next.0.saturating_sub(whole_ms(*period)).max(due.0)),
-                    passed: u64::try_from(steps).unwrap_or(u64::MAX).saturating_sub(1),
-                    next: Some(next),
-                }
-            }
+            Schedule::Cron(cron) => Self::over_cron(cron, due, now, keep),
+            Schedule::Every(period) => Self::over_every(*period, due, now, keep),
             Schedule::EveryAfter(_) | Schedule::Once | Schedule::KeepRunning => Self {
-                tick: due,
+                ticks: vec![due],
                 passed: 0,
                 next: None,
             },
         }
     }
 
-    fn over_cron(cron: &Cron, due: Timestamp, now: Timestamp) -> Self {
-        let is_due = |at: &Timestamp| *at <= now;
-        let mut tick = due;
-        let mut passed = 0;
-        while let Some(next) = cron.next_after(tick).filter(is_due) {
-            tick = next;
-            passed += 1;
-            if passed == LEAP_COUNT_MAX {
-                tick = latest(cron, tick, now);
-                break;
-            }
-        }
+    fn over_every(period: Duration, due: Timestamp, now: Timestamp, keep: usize) -> Self {
+        let next = tick_after(due, period, now);
+        let steps = next.0.saturating_sub(due.0) / whole_ms(period);
+        let kept = i64::try_from(keep).unwrap_or(i64::MAX).min(steps.max(1));
+        let tick = |before: i64| {
+            let back = whole_ms(period).saturating_mul(before);
+            Timestamp(next.0.saturating_sub(back).max(due.0))
+        };
         Self {
-            tick,
-            passed,
-            next: cron.next_after(tick),
+            ticks: (1..=kept).rev().map(tick).collect(),
+            passed: (steps - kept).max(0).unsigned_abs(),
+            next: Some(next),
+        }
+    }
+
+    fn over_cron(cron: &Cron, due: Timestamp, now: Timestamp, keep: usize) -> Self {
+        let mut ticks = vec![due];
+        while let Some(next) = cron
+            .next_after(ticks[ticks.len() - 1])
+            .filter(|at| *at <= now)
+        {
+            if ticks.len() == LEAP_COUNT_MAX {
+                return Self::over_many(cron, due, now, keep);
+            }
+            ticks.push(next);
+        }
+        let older = ticks.len().saturating_sub(keep);
+        Self {
+            next: cron.next_after(ticks[ticks.len() - 1]),
+            ticks: ticks.split_off(older),
+            passed: older as u64,
+        }
+    }
+
+    fn over_many(cron: &Cron, due: Timestamp, now: Timestamp, keep: usize) -> Self {
+        let mut ticks = vec![latest(cron, due, now)];
+        while ticks.len() < keep {
+            let before = Timestamp(ticks[ticks.len() - 1].0 - 1);
+            ticks.push(latest(cron, due, before));
+        }
+        ticks.reverse();
+        Self {
+            next: cron.next_after(ticks[ticks.len() - 1]),
+            ticks,
+            passed: LEAP_COUNT_MAX as u64,
         }
     }
 }

@@ -53,17 +53,18 @@ pub struct Settings {
     pub jobs: PathBuf,
     /// `ROOT/state`, absolute.
     pub state: PathBuf,
-    /// How long a folder must be quiet before it is loaded.
-    pub settle: Duration,
-    /// Period of the full look.
-    pub rescan: Duration,
     /// The user that jobs run as: [`files::own_uid`].
     pub daemon: u32,
 }
 
-/// What jobs are checked against besides their own folder.
-#[derive(Debug, Clone)]
+/// What may change while the daemon runs: when jobs are looked at, and what they are checked
+/// against besides their own folder.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Checks {
+    /// How long a folder must be quiet before it is loaded.
+    pub settle: Duration,
+    /// Period of the full look.
+    pub rescan: Duration,
     /// `[defaults]`.
     pub defaults: Defaults,
     /// The names of the outputs.
@@ -113,7 +114,7 @@ pub fn start(
     let (changes, taken) = mpsc::channel(CHANGES_MAX);
     let inbox = Arc::new(Inbox::default());
     let driver = Driver {
-        watch: Watch::new(settings.settle),
+        watch: Watch::new(checks.settle),
         watcher: Watches::new(&settings.jobs, &inbox),
         generations: Generations::new(disk, settings.state.clone()),
         jobs: BTreeMap::new(),
@@ -212,8 +213,11 @@ impl Driver {
             self.watch.hint(&name, hint, now_both());
         }
         if let Some(checks) = mail.checks {
+            let checked = |checks: &Checks| (checks.defaults.clone(), checks.outputs.clone());
+            let is_other = checked(&self.checks) != checked(&checks);
+            self.watch.set_settle(checks.settle);
             self.checks = checks;
-            for (name, known) in &mut self.jobs {
+            for (name, known) in self.jobs.iter_mut().filter(|_| is_other) {
                 known.decided = None;
                 self.watch.unsettle(name, now_both());
             }
@@ -223,7 +227,7 @@ impl Driver {
 
     /// Looks at everything.
     fn scan(&mut self) -> Result<(), Closed> {
-        self.next_scan = clock::tick().after(self.settings.rescan);
+        self.next_scan = clock::tick().after(self.checks.rescan);
         let names = match self.list() {
             Ok(names) => names,
             Err(reason) => return self.tell_unreadable(reason),
@@ -259,7 +263,7 @@ impl Driver {
     }
 
     fn tell_unreadable(&mut self, reason: String) -> Result<(), Closed> {
-        self.next_scan = clock::tick().after(self.settings.rescan.min(UNREADABLE_RETRY));
+        self.next_scan = clock::tick().after(self.checks.rescan.min(UNREADABLE_RETRY));
         if self.unreadable.as_ref() == Some(&reason) {
             return Ok(());
         }
@@ -397,7 +401,9 @@ impl Driver {
     }
 
     fn check(&self, name: &str, folder: &Path, hash: &str) -> Result<Job, Vec<Problem>> {
-        let Checks { defaults, outputs } = &self.checks;
+        let Checks {
+            defaults, outputs, ..
+        } = &self.checks;
         load_job(name, folder, hash, defaults, outputs)
     }
 

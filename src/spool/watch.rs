@@ -110,6 +110,11 @@ enum Verdict {
 }
 
 impl Watch {
+    /// Takes over another time to settle, for all that is still to settle.
+    pub(super) const fn set_settle(&mut self, settle: Duration) {
+        self.settle = settle;
+    }
+
     pub(super) const fn new(settle: Duration) -> Self {
         Self {
             settle,

@@ -150,7 +150,7 @@ fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
         let failed = job.runs.unsuccessful();
         rows.push(vec![
             Cell::plain(&job.name),
-            Cell::new(job.state.name(), job_paint(job)),
+            Cell::new(state(job), job_paint(job)),
             last_run(job, now),
             Cell::plain(next(job, now)),
             Cell::plain(job.runs.ended().to_string()),
@@ -163,6 +163,21 @@ fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
         ]);
     }
     rows
+}
+
+/// What the job is doing, and what is unusual about it.
+fn state(job: &Job) -> String {
+    let mut text = job.state.name().to_owned();
+    if job.overdue {
+        text.push_str(", overdue");
+    }
+    if job.stretch > 1 {
+        text.push_str(&format!(", stretched {}x", job.stretch));
+    }
+    if job.state != JobState::Paused && job.restarts > 0 {
+        text.push_str(&format!(", restart {}", job.restarts));
+    }
+    text
 }
 
 fn last_run(job: &Job, now: Timestamp) -> Cell {
@@ -203,6 +218,20 @@ fn problems(out: &mut String, status: &Status, look: Look) {
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.daemon.paused.iter().cloned());
     lines.extend(status.daemon.unreadable.iter().cloned());
+    let settings = status.daemon.settings_problems.iter();
+    lines.extend(settings.map(|problem| format!("{problem} (the former settings hold)")));
+    if status.daemon.notices_dropped > 0 {
+        lines.push(format!(
+            "{} events of the daemon's own were dropped: the queue did not take them in time",
+            status.daemon.notices_dropped
+        ));
+    }
+    for job in status.jobs.iter().filter(|job| job.overdue) {
+        lines.push(format!(
+            "job {}: it has not succeeded for longer than its expect_every",
+            job.name
+        ));
+    }
     for output in &status.outputs {
         if output.tls == "none" {
             lines.push(format!(
@@ -266,10 +295,10 @@ const fn state_paint(state: DaemonState) -> Paint {
 
 fn job_paint(job: &Job) -> Paint {
     match job.state {
-        _ if !job.problems.is_empty() => Paint::Bad,
+        _ if job.overdue || !job.problems.is_empty() => Paint::Bad,
         JobState::Running => Paint::Good,
         JobState::Idle => Paint::None,
-        JobState::Waiting | JobState::Held => Paint::Warn,
+        JobState::Waiting | JobState::Held | JobState::Paused => Paint::Warn,
         JobState::Disabled | JobState::Removed => Paint::Faint,
         JobState::Refused => Paint::Bad,
     }

@@ -19,6 +19,8 @@ fn sample() -> Status {
             state: DaemonState::Running,
             paused: None,
             unreadable: None,
+            settings_problems: Vec::new(),
+            notices_dropped: 0,
         },
         totals: Totals {
             captured_events: 1200,
@@ -74,6 +76,10 @@ fn sample() -> Status {
             },
             captured_events: 1200,
             skipped_ticks: 4,
+            waiting_runs: 0,
+            restarts: 0,
+            stretch: 1,
+            overdue: false,
             problems: vec![Problem {
                 file: "jobs/disk/job.toml".to_owned(),
                 line: 12,
@@ -92,6 +98,7 @@ fn the_json_names_are_stable() {
             "version": "0.1.0", "pid": 42, "root": "/srv/spool",
             "started_at": "2025-11-21T08:08:08.000Z", "uptime_ms": 61000,
             "state": "running", "paused": null, "unreadable": null,
+            "settings_problems": [], "notices_dropped": 0,
         },
         "totals": {
             "captured_events": 1200, "acked_events": 1000, "waiting_events": 200,
@@ -123,6 +130,7 @@ fn the_json_names_are_stable() {
                 "interrupted": 0, "could_not_start": 0,
             },
             "captured_events": 1200, "skipped_ticks": 4,
+            "waiting_runs": 0, "restarts": 0, "stretch": 1, "overdue": false,
             "problems": [{
                 "file": "jobs/disk/job.toml", "line": 12, "column": 9, "key": "schedule.every",
                 "message": "`30\u{1b}[31m` is not a duration; write one like 30s",

@@ -6,6 +6,7 @@
 //! excepted).
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,24 +25,28 @@ use crate::runner::Order;
 use crate::runner::Spec;
 use crate::schedule::Schedule;
 use crate::schedule::scheduler;
+use crate::schedule::scheduler::Act;
+use crate::schedule::scheduler::End;
 use crate::schedule::scheduler::Fire;
-use crate::schedule::scheduler::Hold;
 use crate::schedule::scheduler::Input;
 use crate::schedule::scheduler::Scheduler;
 use crate::spool::Change;
 use crate::status;
-use crate::status::Answer;
-use crate::status::Request;
 use crate::units::Timestamp;
 
+mod asked;
+mod expect;
 mod once;
+mod pressure;
 mod snapshot;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod words;
 
+use expect::Expectations;
 use once::Once;
+use pressure::Pressure;
 pub use snapshot::Snapshot;
 use stop::Phase;
 pub use words::Ask;
@@ -54,16 +59,12 @@ pub use words::OpenRun;
 pub use words::Past;
 pub use words::QueueLevel;
 pub use words::Say;
+pub use words::Settings;
 pub use words::Signal;
 pub use words::Start;
 
-/// Schedules pause when the queue is this full: the rest is room for the runs that go on.
-pub const HOLD_PERCENT: u64 = 80;
-
-/// Paused schedules resume below this; the gap keeps them from flapping with every window ACKed.
-pub const FREE_PERCENT: u64 = 70;
-
-const _: () = assert!(FREE_PERCENT < HOLD_PERCENT && HOLD_PERCENT < 100);
+pub use pressure::FREE_PERCENT;
+pub use pressure::HOLD_PERCENT;
 
 /// Most removed jobs whose past (last fire, last success) is kept in memory for their return;
 /// beyond it the one that fired longest ago is forgotten and starts anew if it comes back.
@@ -84,6 +85,9 @@ struct Known {
     runs: Vec<RunId>,
     /// Interrupted runs whose end is not recorded yet: it must not run before.
     closing: u32,
+    /// Whether it was there when the daemon started and has not been planned yet: what was due
+    /// since its last fire was missed.
+    missed: bool,
 }
 
 /// A run that goes on.
@@ -91,6 +95,8 @@ struct Known {
 struct Live {
     job: Arc<Job>,
     task: Arc<Task>,
+    /// [`Fire::number`].
+    number: u64,
     started_at: Timestamp,
     started: Tick,
     /// The hardest order that it has had.
@@ -110,10 +116,14 @@ pub struct Supervisor {
     runs: HashMap<RunId, Live>,
     /// Interrupted runs whose end is not recorded yet.
     closing: HashMap<RunId, OpenRun>,
-    /// Why schedules are paused.
-    paused: Option<String>,
-    /// Whether the queue takes nothing at the moment.
-    stuck: bool,
+    pressure: Pressure,
+    expectations: Expectations,
+    /// Jobs that a person paused, also such as are not there at the moment.
+    paused_jobs: BTreeSet<Arc<str>>,
+    /// Whether all jobs that were there at the start are known.
+    complete: bool,
+    /// What is wrong with spoolbeat.toml; the former settings stay.
+    settings_problems: Vec<Problem>,
     /// Why `jobs/` cannot be looked at.
     unreadable: Option<String>,
     state_dir: PathBuf,
@@ -130,9 +140,11 @@ impl Supervisor {
             phase: Phase::Running,
             once: match start.mode {
                 Mode::Serve => None,
-                Mode::Once { keep_running } => Some(Once::new(keep_running, start.max_concurrent)),
+                Mode::Once { keep_running } => {
+                    Some(Once::new(keep_running, start.settings.max_concurrent))
+                }
             },
-            scheduler: Scheduler::new(start.max_concurrent),
+            scheduler: Scheduler::new(start.host, start.settings.max_concurrent),
             jobs: BTreeMap::new(),
             pasts: start
                 .pasts
@@ -141,11 +153,14 @@ impl Supervisor {
                 .collect(),
             runs: HashMap::new(),
             closing: HashMap::new(),
-            paused: None,
-            stuck: false,
+            pressure: Pressure::new(start.require_output),
+            expectations: Expectations::new(start.settings.heartbeat),
+            paused_jobs: BTreeSet::new(),
+            complete: false,
+            settings_problems: Vec::new(),
             unreadable: None,
             state_dir: start.state_dir,
-            stop_timeout: start.stop_timeout,
+            stop_timeout: start.settings.stop_timeout,
             salt: start.seed,
         };
         let mut effects = Vec::new();
@@ -155,6 +170,10 @@ impl Supervisor {
             supervisor.closing.insert(open.run.clone(), open.clone());
             effects.push(Effect::CloseInterrupted(open));
         }
+        for name in start.paused {
+            supervisor.pause(Arc::from(name));
+        }
+        supervisor.begin(start.now, &mut effects);
         (supervisor, effects)
     }
 
@@ -163,13 +182,18 @@ impl Supervisor {
     pub fn step(&mut self, now: Now, note: Note) -> Vec<Effect> {
         let mut effects = Vec::new();
         match note {
-            Note::Clock => self.schedule(now, Input::Clock { now: now.wall }, &mut effects),
+            Note::Clock => {
+                self.schedule(now, Input::Clock { now: now.wall }, &mut effects);
+                self.expect(now, &mut effects);
+            }
             Note::Spool(change) => self.changed(now, change, &mut effects),
             Note::RunEnded(ended) => self.ended(now, ended, &mut effects),
             Note::RunLost { run } => self.lost(now, &run, &mut effects),
             Note::Closed { run } => self.closed(now, &run, &mut effects),
             Note::Queue(level) => self.level(now, &level, &mut effects),
-            Note::Signal(Signal::Hangup) => effects.push(Effect::Rescan),
+            Note::OutputAnswered => self.output_answered(now, &mut effects),
+            Note::Reread { ask, read } => self.reread(now, ask, read, &mut effects),
+            Note::Signal(Signal::Hangup) => effects.push(Effect::Reload { ask: None }),
             Note::Signal(Signal::Terminate) => self.terminate(now, &mut effects),
             Note::Asked { ask, request } => self.asked(now, ask, request, &mut effects),
             Note::DrainOver { waiting_events } => self.drained(waiting_events, &mut effects),
@@ -186,7 +210,8 @@ impl Supervisor {
             .next_wake()
             .map(|at| at.since(now.wall))
             .into_iter();
-        let deadlines = self.deadlines().map(|at| at.since(now.tick));
+        let deadlines = self.deadlines().chain(self.expectations.next());
+        let deadlines = deadlines.map(|at| at.since(now.tick));
         wall.chain(deadlines).fold(WAKE_MAX, Duration::min)
     }
 
@@ -208,7 +233,10 @@ impl Supervisor {
                 self.once_unreadable(now, effects);
             }
             Change::Readable => self.unreadable = None,
-            Change::Complete => self.once_complete(),
+            Change::Complete => {
+                self.complete = true;
+                self.once_complete();
+            }
         }
     }
 
@@ -223,8 +251,10 @@ impl Supervisor {
 
     fn loaded(&mut self, now: Now, job: Arc<Job>, effects: &mut Vec<Effect>) {
         let name: Arc<str> = Arc::from(job.name.as_str());
+        let complete = self.complete;
         let known = self.known(&name);
         known.problems.clear();
+        known.missed |= !complete && known.job.is_none();
         if known.job.as_deref() == Some(&*job) {
             return;
         }
@@ -234,6 +264,7 @@ impl Supervisor {
             self.end_if_endless(&run, effects);
         }
         self.retire(&name, effects);
+        self.expect_of(now, &name);
         self.plan(now, &name, effects);
     }
 
@@ -252,7 +283,7 @@ impl Supervisor {
         if self.once.is_some() || self.phase != Phase::Running {
             return;
         }
-        let Some(known) = self.jobs.get(name) else {
+        let Some(known) = self.jobs.get_mut(name) else {
             return;
         };
         let due = known
@@ -263,9 +294,11 @@ impl Supervisor {
             Some((job, task)) => Input::Load {
                 job: Arc::clone(name),
                 schedule: task.schedule.clone(),
+                policy: task.policy,
                 past: scheduler::Past {
                     last_fire: known.past.last_fire,
                     done: known.past.done_generation.as_ref() == Some(&job.generation),
+                    missed: std::mem::take(&mut known.missed),
                 },
                 now: now.wall,
             },
@@ -290,13 +323,31 @@ impl Supervisor {
             }
         }
         self.retire(name, effects);
+        self.expect_of(now, name);
         self.plan(now, name, effects);
         self.forget_if_gone(name);
     }
 
     fn schedule(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
-        for fire in self.scheduler.step(input) {
-            self.fire(now, &fire, effects);
+        for act in self.scheduler.step(input) {
+            self.act(now, act, effects);
+        }
+    }
+
+    /// Does what the scheduler wants; gives the run that was started.
+    fn act(&mut self, now: Now, act: Act, effects: &mut Vec<Effect>) -> Option<RunId> {
+        match act {
+            Act::Fire(fire) => self.fire(now, &fire, effects),
+            Act::End { job, number } => {
+                let runs = self.jobs.get(&job).map_or(&[][..], |known| &known.runs);
+                let is_meant = |run: &&RunId| {
+                    let live = self.runs.get(*run);
+                    live.is_some_and(|live| live.number == number)
+                };
+                let run = runs.iter().find(is_meant)?.clone();
+                self.order(&run, Order::Terminate, effects);
+                None
+            }
         }
     }
 
@@ -326,6 +377,7 @@ impl Supervisor {
             Live {
                 job: Arc::clone(&spec.job),
                 task: Arc::clone(&spec.task),
+                number: fire.number,
                 started_at: now.wall,
                 started: now.tick,
                 ordered: None,
@@ -348,7 +400,9 @@ impl Supervisor {
         }
         if ended.outcome == Outcome::Success {
             known.past.last_success_at = Some(ended.started_at);
+            self.succeeded(now, &name, effects);
         }
+        let known = self.known(&name);
         known.past.last_run = Some(status::LastRun {
             duration_ms: status::millis(ended.at.since(ended.started_at)),
             run: ended.run.clone(),
@@ -358,7 +412,13 @@ impl Supervisor {
             ended_at: status::At(ended.at),
         });
         self.once_ended(&ended.run, ended.outcome);
-        self.tell_scheduler(now, &name, &live, effects);
+        let end = match ended.outcome {
+            Outcome::Success | Outcome::Killed | Outcome::Interrupted => End::Well,
+            Outcome::Failed | Outcome::Signalled | Outcome::TimedOut | Outcome::CouldNotStart => {
+                End::Failed
+            }
+        };
+        self.tell_scheduler(now, &name, &live, end, effects);
     }
 
     fn lost(&mut self, now: Now, run: &RunId, effects: &mut Vec<Effect>) {
@@ -368,7 +428,7 @@ impl Supervisor {
         let name: Arc<str> = Arc::from(live.job.name.as_str());
         self.known(&name).runs.retain(|other| other != run);
         self.once_ended(run, Outcome::Failed);
-        self.tell_scheduler(now, &name, &live, effects);
+        self.tell_scheduler(now, &name, &live, End::Failed, effects);
     }
 
     fn tell_scheduler(
@@ -376,10 +436,13 @@ impl Supervisor {
         now: Now,
         name: &Arc<str>,
         live: &Live,
+        end: End,
         effects: &mut Vec<Effect>,
     ) {
         let input = Input::Ended {
             job: Arc::clone(name),
+            number: live.number,
+            end,
             ran: now.tick.since(live.started),
             now: now.wall,
         };
@@ -434,107 +497,6 @@ impl Supervisor {
             }
         }
         self.pasts.insert(Arc::clone(name), known.past);
-    }
-
-    fn level(&mut self, now: Now, level: &QueueLevel, effects: &mut Vec<Effect>) {
-        self.stuck = level.broken.is_some();
-        let percent = level
-            .bytes
-            .saturating_mul(100)
-            .checked_div(level.max_bytes)
-            .unwrap_or(0);
-        let reason = match (&level.broken, &self.paused) {
-            (Some(why), _) => Some(format!(
-                "schedules are paused: the queue cannot be written: {why}"
-            )),
-            (None, None) if percent >= HOLD_PERCENT => Some(format!(
-                "schedules are paused: the queue is {percent} % full; they resume below {FREE_PERCENT} %"
-            )),
-            (None, Some(_)) if percent >= FREE_PERCENT => self.paused.clone(),
-            (None, _) => None,
-        };
-        let input = match (self.paused.is_some(), &reason) {
-            (false, Some(reason)) => {
-                effects.push(Effect::Say(Say::Paused {
-                    reason: reason.clone(),
-                }));
-                Some(Hold::Held)
-            }
-            (true, None) => {
-                effects.push(Effect::Say(Say::Resumed));
-                Some(Hold::Free)
-            }
-            (true, Some(_)) | (false, None) => None,
-        };
-        self.paused = reason;
-        if let Some(on) = input {
-            self.schedule(now, Input::Hold { on }, effects);
-        }
-    }
-
-    fn asked(&mut self, now: Now, ask: Ask, request: Request, effects: &mut Vec<Effect>) {
-        let answer = match request {
-            Request::Status => {
-                let snapshot = Box::new(self.snapshot());
-                effects.push(Effect::Report { ask, snapshot });
-                return;
-            }
-            Request::Stop => {
-                self.stop(now, effects);
-                Answer::Accepted
-            }
-            Request::Rescan => {
-                effects.push(Effect::Rescan);
-                Answer::Accepted
-            }
-            Request::Trigger { job } => self.trigger(now, &job, effects),
-        };
-        effects.push(Effect::Reply { ask, answer });
-    }
-
-    fn trigger(&mut self, now: Now, name: &str, effects: &mut Vec<Effect>) -> Answer {
-        let refuse = |reason: String| Answer::Refused { reason };
-        let Some((name, known)) = self.jobs.get_key_value(name) else {
-            return refuse(format!("there is no job `{name}`"));
-        };
-        let name = Arc::clone(name);
-        let Some(job) = &known.job else {
-            return refuse(format!("job `{name}` has no good generation to run"));
-        };
-        if !job.enabled {
-            return refuse(format!(
-                "job `{name}` is disabled; set enabled = true in its job.toml"
-            ));
-        }
-        if job.task.is_none() {
-            return refuse(format!("job `{name}` has no [script] to run"));
-        }
-        if self.phase != Phase::Running || self.once.is_some() {
-            return refuse("the daemon starts no further runs".to_owned());
-        }
-        if known.closing > 0 {
-            return refuse(format!(
-                "job `{name}` waits until the end of an interrupted run is recorded"
-            ));
-        }
-        if let Some(run) = known.runs.first() {
-            return refuse(format!("job `{name}` is already running as {run}"));
-        }
-        let fires = self.scheduler.step(Input::Trigger {
-            job: Arc::clone(&name),
-            now: now.wall,
-        });
-        let mut started = None;
-        for fire in fires {
-            let run = self.fire(now, &fire, effects);
-            if fire.job == name {
-                started = run;
-            }
-        }
-        match started {
-            Some(run) => Answer::Started { run },
-            None => refuse(format!("job `{name}` cannot be run now")),
-        }
     }
 
     /// Orders a run, unless it has had that order or a harder one.

@@ -121,6 +121,7 @@ impl Supervisor {
         while let Some(name) = self.once_next(now) {
             let fire = Fire {
                 job: name,
+                number: 0,
                 scheduled_at: None,
                 trigger: Trigger::Manual,
             };
@@ -149,7 +150,7 @@ impl Supervisor {
         if once.pending.is_empty() || !self.closing.is_empty() {
             return None;
         }
-        if self.paused.is_some() {
+        if self.pressure.paused().is_some() {
             let give_up_at = now.tick.after(self.stop_timeout);
             once.give_up_at.get_or_insert(give_up_at);
             return None;
@@ -182,7 +183,7 @@ impl Supervisor {
         once.give_up_at = None;
         for job in once.pending.drain(..) {
             once.failed = true;
-            let reason = self.paused.clone().unwrap_or_default();
+            let reason = self.pressure.paused().unwrap_or_default();
             effects.push(Effect::Say(Say::NotRun { job, reason }));
         }
     }

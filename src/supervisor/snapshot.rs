@@ -4,6 +4,10 @@
 
 use std::sync::Arc;
 
+use crate::config::Problem;
+use crate::job::Job;
+use crate::schedule::policy::OnPressure;
+use crate::schedule::scheduler::Hold;
 use crate::schedule::scheduler::View;
 use crate::status;
 use crate::status::At;
@@ -20,6 +24,8 @@ pub struct Snapshot {
     pub state: DaemonState,
     /// Why schedules are paused.
     pub paused: Option<String>,
+    /// What is wrong with the newest edit of spoolbeat.toml.
+    pub settings_problems: Vec<Problem>,
     /// Why `jobs/` cannot be looked at.
     pub unreadable: Option<String>,
     /// The jobs, by name; their captured events are not known here and 0.
@@ -28,7 +34,8 @@ pub struct Snapshot {
 
 impl Supervisor {
     pub(super) fn snapshot(&self) -> Snapshot {
-        let state = match (self.phase, &self.paused) {
+        let paused = self.pressure.paused();
+        let state = match (self.phase, &paused) {
             (Phase::Running, None) => DaemonState::Running,
             (Phase::Running, Some(_)) => DaemonState::Paused,
             (Phase::Stopping { .. }, _) => DaemonState::Stopping,
@@ -37,7 +44,8 @@ impl Supervisor {
         let jobs = self.jobs.iter();
         Snapshot {
             state,
-            paused: self.paused.clone(),
+            settings_problems: self.settings_problems.clone(),
+            paused,
             unreadable: self.unreadable.clone(),
             jobs: jobs.map(|(name, known)| self.job(name, known)).collect(),
         }
@@ -63,7 +71,22 @@ impl Supervisor {
             runs: known.past.runs,
             captured_events: 0,
             skipped_ticks: view.map_or(0, |view| view.skipped),
+            waiting_runs: view.map_or(0, |view| view.waiting),
+            restarts: view.map_or(0, |view| view.restarts),
+            stretch: view.map_or(1, |view| view.stretch),
+            overdue: self.expectations.is_overdue(name),
             problems: known.problems.clone(),
+        }
+    }
+
+    /// Whether the queue or the outputs keep the job from running now.
+    fn is_held(&self, job: &Job) -> bool {
+        let policy = job.task.as_ref().map(|task| task.policy);
+        let stretches = policy.is_some_and(|policy| policy.on_pressure == OnPressure::Stretch);
+        match self.pressure.hold() {
+            Hold::Free => false,
+            Hold::Pressed => !stretches,
+            Hold::Held => true,
         }
     }
 
@@ -79,9 +102,11 @@ impl Supervisor {
             JobState::Running
         } else if !job.enabled {
             JobState::Disabled
-        } else if self.paused.is_some() {
+        } else if view.is_some_and(|view| view.paused) {
+            JobState::Paused
+        } else if self.is_held(job) {
             JobState::Held
-        } else if known.closing > 0 || view.is_some_and(|view| view.waiting) {
+        } else if known.closing > 0 || view.is_some_and(|view| view.waiting > 0) {
             JobState::Waiting
         } else {
             JobState::Idle

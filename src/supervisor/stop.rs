@@ -94,15 +94,16 @@ impl Supervisor {
             effects.push(Effect::Say(Say::Abandoned { runs: open }));
         }
         // What a queue that is full could not take was never captured: the stop has kept its word.
-        let abandoned = if self.stuck { 0 } else { open };
+        let abandoned = if self.pressure.is_stuck() { 0 } else { open };
         self.phase = Phase::Draining { abandoned };
+        self.heartbeat_stopped(effects);
         effects.push(Effect::BeginDrain);
     }
 
     /// When open runs are given up. A queue that takes nothing will not take their last events
     /// within the slack either: with the receiver away that is a matter of hours.
     fn give_up_at(&self, over_at: Tick) -> Tick {
-        if self.stuck {
+        if self.pressure.is_stuck() {
             over_at
         } else {
             over_at.after(STOP_SLACK)

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::config;
+use crate::config::Problem;
+use crate::event::Notice;
 use crate::event::Route;
 use crate::event::RunId;
 use crate::run::Trigger;
@@ -56,6 +59,15 @@ pub enum Note {
     },
     /// How full the queue is.
     Queue(QueueLevel),
+    /// An output has a connection, or got an ACK; told once.
+    OutputAnswered,
+    /// `spoolbeat.toml` has been read again; answers [`Effect::Reload`].
+    Reread {
+        /// Who asked for it.
+        ask: Option<Ask>,
+        /// What it says, or all that is wrong with it.
+        read: Result<Box<config::Root>, Vec<Problem>>,
+    },
     /// The operating system tells us something.
     Signal(Signal),
     /// A person asks for something.
@@ -86,7 +98,7 @@ pub struct QueueLevel {
 /// A signal that we act upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGHUP: look again.
+    /// SIGHUP: read spoolbeat.toml and all jobs again.
     Hangup,
     /// SIGTERM or SIGINT: stop; the second means now.
     Terminate,
@@ -108,6 +120,27 @@ pub enum Effect {
     CloseInterrupted(OpenRun),
     /// Look at the whole spool now.
     Rescan,
+    /// Read `spoolbeat.toml` again; answered by [`Note::Reread`].
+    Reload {
+        /// Who asked for it.
+        ask: Option<Ask>,
+    },
+    /// Take over of the settings what can be taken over, then answer with what cannot.
+    TakeOver {
+        /// Who asked for it.
+        ask: Option<Ask>,
+        /// The settings.
+        root: Box<config::Root>,
+    },
+    /// Write down which jobs are paused, then answer.
+    KeepPaused {
+        /// Whose question it was.
+        ask: Ask,
+        /// All paused jobs.
+        jobs: Vec<String>,
+    },
+    /// Make an event of what the daemon itself has to tell.
+    Tell(Notice),
     /// A job's generations may go, but the current one, the one before it and these.
     Retire {
         /// The job.
@@ -156,6 +189,23 @@ pub enum Say {
     Abandoned {
         /// How many.
         runs: usize,
+    },
+    /// A job has not succeeded for as long as it may take.
+    Overdue {
+        /// The job.
+        job: Arc<str>,
+        /// Its `expect_every`.
+        expect_every: Duration,
+    },
+    /// It has succeeded again.
+    OnTime {
+        /// The job.
+        job: Arc<str>,
+    },
+    /// spoolbeat.toml was read again and is not good.
+    SettingsRefused {
+        /// All that is wrong with it.
+        problems: Vec<Problem>,
     },
     /// A job was not run by `run --once`.
     NotRun {
@@ -241,17 +291,46 @@ pub enum Mode {
     },
 }
 
-/// What the supervisor begins with.
-#[derive(Debug)]
-pub struct Start {
-    /// What it works for.
-    pub mode: Mode,
-    /// `ROOT/state`.
-    pub state_dir: PathBuf,
+/// What of `spoolbeat.toml` the supervisor itself needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
     /// `[spool] max_concurrent_runs`.
     pub max_concurrent: u32,
     /// `[stop] timeout`.
     pub stop_timeout: Duration,
+    /// `[heartbeat] every`.
+    pub heartbeat: Option<Duration>,
+}
+
+impl Settings {
+    /// The supervisor's part of a root configuration.
+    #[must_use]
+    pub const fn of(root: &config::Root) -> Self {
+        Self {
+            max_concurrent: root.max_concurrent_runs,
+            stop_timeout: root.stop_timeout,
+            heartbeat: root.heartbeat,
+        }
+    }
+}
+
+/// What the supervisor begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// The clocks.
+    pub now: Now,
+    /// The host's name, from which jitter is made.
+    pub host: String,
+    /// Jobs that a person paused.
+    pub paused: Vec<String>,
+    /// `[startup] require_output`.
+    pub require_output: bool,
+    /// What it works for.
+    pub mode: Mode,
+    /// `ROOT/state`.
+    pub state_dir: PathBuf,
+    /// What holds until `spoolbeat.toml` is read again.
+    pub settings: Settings,
     /// The jobs' pasts.
     pub pasts: BTreeMap<String, Past>,
     /// Runs that were open when the former daemon died.

@@ -13,6 +13,7 @@ mod receive;
 mod runs;
 mod send;
 mod slow;
+mod steer;
 mod tidy;
 mod tls;
 mod words;

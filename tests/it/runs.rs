@@ -43,6 +43,7 @@ use spoolbeat::runner::Host;
 use spoolbeat::runner::Pool;
 use spoolbeat::runner::Progress;
 use spoolbeat::runner::Spec;
+use spoolbeat::schedule::Policy;
 use spoolbeat::schedule::Schedule;
 use spoolbeat::source::gather::Limits;
 use spoolbeat::units::Timestamp;
@@ -109,6 +110,8 @@ fn bench(script: &str) -> Bench {
             on_remove: AtEnd::Terminate,
         },
         schedule: Schedule::Once,
+        policy: Policy::default(),
+        expect_every: None,
         stdout: capture.clone(),
         stderr: capture,
     };

@@ -5,6 +5,12 @@ use super::*;
 use crate::job::Capture;
 use crate::job::Format;
 use crate::run::Phase;
+use crate::schedule::Policy;
+use crate::schedule::Schedule;
+use crate::schedule::policy::Missed;
+use crate::schedule::policy::OnPressure;
+use crate::schedule::policy::Overlap;
+use crate::schedule::policy::Restart;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -220,7 +226,10 @@ fn what_is_left_out_takes_its_default() {
 #[test]
 fn each_kind_of_schedule_is_taken() {
     for (text, schedule) in [
-        ("every_after = '100ms'", Schedule::EveryAfter(EVERY_MIN)),
+        (
+            "every_after = '100ms'",
+            Schedule::EveryAfter(Duration::from_millis(100)),
+        ),
         ("once = true", Schedule::Once),
         ("keep_running = true\nonce = false", Schedule::KeepRunning),
     ] {
@@ -295,19 +304,161 @@ fn what_is_missing_is_named_with_an_example() {
 
 #[test]
 fn what_is_not_built_yet_is_an_unknown_key() {
-    for (key, at) in [
-        ("jitter = '1s'", "schedule.jitter"),
-        ("overlap = 'skip'", "schedule.overlap"),
-    ] {
-        let found = problem("every = '5m'", &format!("every = '5m'\n{key}"));
-        assert!(
-            found.contains(&format!("5:1: {at}: unknown key")),
-            "{found}"
-        );
-    }
     assert!(
         problem("[script]", "[[files]]\npaths = ['a']\n[script]").contains("unknown key `files`")
     );
+}
+
+/// The policy of a small job with these lines in `[schedule]`.
+fn policy(lines: &str) -> Policy {
+    let job = load(&SMALL.replace("every = '5m'", lines)).unwrap();
+    job.task.unwrap().policy
+}
+
+#[test]
+fn each_policy_is_taken() {
+    let usual = Policy::default();
+    assert_eq!(policy("every = '5m'"), usual);
+    let restart = Some(Restart {
+        max: 5,
+        backoff: Duration::from_secs(7),
+    });
+    for (line, expected) in [
+        (
+            "jitter = '10s'",
+            Policy {
+                jitter: Duration::from_secs(10),
+                ..usual
+            },
+        ),
+        (
+            "overlap = 'queue'",
+            Policy {
+                overlap: Overlap::Queue,
+                ..usual
+            },
+        ),
+        (
+            "overlap = 'kill_old'",
+            Policy {
+                overlap: Overlap::KillOld,
+                ..usual
+            },
+        ),
+        (
+            "overlap = { parallel = 4 }",
+            Policy {
+                overlap: Overlap::Parallel(4),
+                ..usual
+            },
+        ),
+        (
+            "missed = 'skip'",
+            Policy {
+                missed: Missed::Skip,
+                ..usual
+            },
+        ),
+        (
+            "missed = { all = 5 }",
+            Policy {
+                missed: Missed::All(5),
+                ..usual
+            },
+        ),
+        (
+            "restart = { max = 5, backoff = '7s' }",
+            Policy { restart, ..usual },
+        ),
+        (
+            "on_pressure = 'stretch'",
+            Policy {
+                on_pressure: OnPressure::Stretch,
+                ..usual
+            },
+        ),
+    ] {
+        assert_eq!(policy(&format!("every = '5m'\n{line}")), expected, "{line}");
+    }
+    let job = load(&SMALL.replace("every = '5m'", "every = '5m'\nexpect_every = '1h'")).unwrap();
+    let expected = Some(Duration::from_secs(3600));
+    assert_eq!(job.task.unwrap().expect_every, expected);
+}
+
+#[test]
+fn a_policy_that_is_none_or_means_nothing_is_refused_where_it_stands() {
+    for (lines, expected) in [
+        (
+            "every = '5m'\noverlap = 'kill'",
+            "4:11|5:11: schedule.overlap",
+        ),
+        (
+            "every = '5m'\noverlap = { paralel = 4 }",
+            "did you mean `parallel`",
+        ),
+        (
+            "every = '5m'\noverlap = { parallel = 0 }",
+            "`0` is not in 1..=1000",
+        ),
+        (
+            "every = '5m'\nmissed = { all = 97 }",
+            "`97` is not in 1..=96",
+        ),
+        (
+            "every = '5m'\nrestart = { backoff = '1s' }",
+            "schedule.restart.max: is missing",
+        ),
+        (
+            "once = true\njitter = '1s'",
+            "5:10: schedule.jitter: goes with cron, every only",
+        ),
+        (
+            "every_after = '5m'\nmissed = 'skip'",
+            "5:10: schedule.missed: goes with cron, every only",
+        ),
+        (
+            "keep_running = true\nrestart = { max = 1 }",
+            "schedule.restart: goes with cron, every, every_after, once only",
+        ),
+        (
+            "once = true\non_pressure = 'stretch'",
+            "needs a period, which once has not",
+        ),
+        (
+            "every = '5m'\ntimezone = 'UTC'",
+            "5:12: schedule.timezone: goes with cron only",
+        ),
+        (
+            "once = true\nexpect_every = '5m'",
+            "schedule.expect_every: goes with cron",
+        ),
+    ] {
+        let found = problems(&SMALL.replace("every = '5m'", lines)).join("\n");
+        let any = expected.split('|').any(|words| found.contains(words));
+        assert!(any, "{lines}: {found}");
+    }
+}
+
+#[test]
+fn a_default_policy_holds_where_it_means_something() {
+    let text = "[defaults.schedule]\njitter = '9s'\noverlap = { parallel = 3 }\nmissed = 'skip'\n\
+        restart = { max = 2 }\non_pressure = 'stretch'\nexpect_every = '1h'\n";
+    let of = |lines: &str| {
+        let toml = SMALL.replace("every = '5m'", lines);
+        let job = load_bytes(toml.as_bytes(), &defaults(text)).unwrap();
+        let task = job.task.unwrap();
+        (task.policy, task.expect_every.is_some())
+    };
+    let (every, expects) = of("every = '5m'\noverlap = 'queue'");
+    assert_eq!(
+        (every.overlap, every.missed),
+        (Overlap::Queue, Missed::Skip)
+    );
+    assert!(expects && every.jitter == Duration::from_secs(9));
+    let (once, expects) = of("once = true");
+    assert_eq!((once.on_pressure, expects), (OnPressure::Pause, false));
+    assert_eq!(once.restart.map(|restart| restart.max), Some(2));
+    assert_eq!(of("keep_running = true"), (Policy::default(), true));
 }
 
 #[test]

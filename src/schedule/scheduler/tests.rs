@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::entry::period_from;
 use super::*;
 use crate::schedule::Cron;
+use crate::schedule::policy::Restart;
 
 const S: i64 = 1_000;
 const M: i64 = 60 * S;
@@ -17,6 +19,7 @@ const START: i64 = 1_767_225_600_000;
 const NEW: Past = Past {
     last_fire: None,
     done: false,
+    missed: false,
 };
 
 fn ms(ms: i64) -> Duration {
@@ -32,27 +35,59 @@ fn cron(text: &str) -> Schedule {
 }
 
 /// A scheduler and times that are milliseconds after START.
-struct World(Scheduler);
+struct World {
+    scheduler: Scheduler,
+    /// Runs that have not ended, in the order of their fires.
+    runs: Vec<(Arc<str>, u64)>,
+}
 
 impl World {
     fn new(max_concurrent: u32) -> Self {
-        Self(Scheduler::new(max_concurrent))
+        Self {
+            scheduler: Scheduler::new("host".to_owned(), max_concurrent),
+            runs: Vec::new(),
+        }
     }
 
-    /// Takes a step; shows fires as `job@tick` in milliseconds after START, or `job!trigger`.
+    /// Takes a step; shows fires as `job@tick` in milliseconds after START, or `job!trigger`, and
+    /// ends as `job-`.
     fn step(&mut self, input: Input) -> Vec<String> {
-        let fires = self.0.step(input);
-        let show = |fire: &Fire| match fire.scheduled_at {
-            Some(at) => format!("{}@{}", fire.job, at.0 - START),
-            None => format!("{}!{}", fire.job, fire.trigger.name()),
-        };
-        fires.iter().map(show).collect()
+        let acts = self.scheduler.step(input);
+        let mut shown = Vec::new();
+        for act in acts {
+            shown.push(match act {
+                Act::End { job, .. } => format!("{job}-"),
+                Act::Fire(fire) => {
+                    self.runs.push((Arc::clone(&fire.job), fire.number));
+                    match (fire.scheduled_at, fire.trigger) {
+                        (Some(at), Trigger::Schedule) => format!("{}@{}", fire.job, at.0 - START),
+                        (Some(at), why) => {
+                            format!("{}@{}!{}", fire.job, at.0 - START, why.name())
+                        }
+                        (None, why) => format!("{}!{}", fire.job, why.name()),
+                    }
+                }
+            });
+        }
+        shown
     }
 
     fn load(&mut self, job: &str, schedule: Schedule, past: Past, now: i64) -> Vec<String> {
+        self.load_with(job, schedule, Policy::default(), past, now)
+    }
+
+    fn load_with(
+        &mut self,
+        job: &str,
+        schedule: Schedule,
+        policy: Policy,
+        past: Past,
+        now: i64,
+    ) -> Vec<String> {
         self.step(Input::Load {
             job: job.into(),
             schedule,
+            policy,
             past,
             now: Timestamp(START + now),
         })
@@ -65,9 +100,22 @@ impl World {
     }
 
     fn ended(&mut self, job: &str, ran: i64, now: i64) -> Vec<String> {
+        self.end(job, ran, End::Well, now)
+    }
+
+    fn failed(&mut self, job: &str, now: i64) -> Vec<String> {
+        self.end(job, S, End::Failed, now)
+    }
+
+    /// The oldest run of the job ends; a job without one is told of an end all the same.
+    fn end(&mut self, job: &str, ran: i64, end: End, now: i64) -> Vec<String> {
+        let at = self.runs.iter().position(|(of, _)| **of == *job);
+        let number = at.map_or(u64::MAX, |at| self.runs.remove(at).1);
         self.step(Input::Ended {
             job: job.into(),
+            number,
             ran: ms(ran),
+            end,
             now: Timestamp(START + now),
         })
     }
@@ -83,12 +131,25 @@ impl World {
         self.step(Input::Remove { job: job.into() })
     }
 
-    fn hold(&mut self, on: Hold) -> Vec<String> {
-        self.step(Input::Hold { on })
+    fn hold(&mut self, on: Hold, now: i64) -> Vec<String> {
+        let now = Timestamp(START + now);
+        self.step(Input::Hold { on, now })
+    }
+
+    fn pause(&mut self, job: &str) -> Vec<String> {
+        self.step(Input::Pause { job: job.into() })
+    }
+
+    fn resume(&mut self, job: &str, now: i64) -> Vec<String> {
+        let now = Timestamp(START + now);
+        self.step(Input::Resume {
+            job: job.into(),
+            now,
+        })
     }
 
     fn view(&self, job: &str) -> View {
-        self.0.view(job).unwrap()
+        self.scheduler.view(job).unwrap()
     }
 
     fn next(&self, job: &str) -> Option<i64> {
@@ -101,7 +162,7 @@ const NOTHING: [&str; 0] = [];
 fn fired_at(at: i64) -> Past {
     Past {
         last_fire: Some(Timestamp(START + at)),
-        done: false,
+        ..NEW
     }
 }
 
@@ -243,15 +304,15 @@ fn the_limit_holds_for_scheduled_runs_and_the_queue_is_fair() {
     assert_eq!(world.load("b", every(10 * S), NEW, 0), ["b@0"]);
     assert_eq!(world.load("c", every(10 * S), NEW, 1), NOTHING);
     assert_eq!(world.load("d", every(10 * S), NEW, 2), NOTHING);
-    assert!(world.view("c").waiting);
+    assert!(world.view("c").waiting == 1);
     assert_eq!(world.trigger("keep", 3), NOTHING, "it runs");
     // Later ticks of a waiting job coalesce; a busy job that is due again goes behind those who wait.
     assert_eq!(world.clock(10 * S + 5), NOTHING);
     assert_eq!(world.view("c").skipped, 1);
-    assert_eq!(world.ended("a", 15 * S, 15 * S), ["c@1"]);
-    assert_eq!(world.view("c").late, ms(15 * S - 1));
+    assert_eq!(world.ended("a", 15 * S, 15 * S), ["c@10001"]);
+    assert_eq!(world.view("c").late, ms(5 * S - 1));
     assert_eq!(world.clock(20 * S), NOTHING);
-    assert_eq!(world.ended("c", 6 * S, 21 * S), ["d@2"]);
+    assert_eq!(world.ended("c", 6 * S, 21 * S), ["d@10002"]);
     assert_eq!(world.ended("d", S, 22 * S), ["a@20000"]);
 }
 
@@ -260,31 +321,306 @@ fn a_person_is_bound_by_neither_limit_nor_hold_but_never_overlaps() {
     let mut world = World::new(1);
     world.load("a", every(10 * S), NEW, 0);
     assert_eq!(world.load("b", every(10 * S), NEW, 0), NOTHING);
-    world.hold(Hold::Held);
+    world.hold(Hold::Held, 1);
     assert_eq!(world.trigger("b", 1), ["b!manual"]);
     assert_eq!(world.trigger("b", 2), NOTHING);
     assert_eq!(world.view("b").skipped, 1, "its waiting tick would overlap");
     assert_eq!(world.ended("b", 1, 3), NOTHING);
-    world.hold(Hold::Free);
+    world.hold(Hold::Free, 3);
     assert_eq!(world.ended("a", 1, 4), NOTHING);
     assert_eq!(world.trigger("unknown", 4), NOTHING);
 }
 
 #[test]
-fn while_held_ticks_are_skipped_and_what_has_no_next_tick_waits() {
-    let mut world = World::new(4);
-    world.load("tick", every(10 * S), fired_at(0), 0);
+fn what_is_due_while_held_is_run_afterwards_as_the_job_wishes() {
+    let mut world = World::new(9);
+    let missed = |missed| Policy {
+        missed,
+        ..Policy::default()
+    };
+    for (job, wish) in [
+        ("skip", Missed::Skip),
+        ("some", Missed::Once),
+        ("two", Missed::All(2)),
+    ] {
+        world.load_with(job, every(10 * S), missed(wish), fired_at(0), 0);
+    }
     world.load("keep", Schedule::KeepRunning, NEW, 0);
     assert_eq!(world.ended("keep", 5, 1), NOTHING);
-    assert_eq!(world.hold(Hold::Held), NOTHING);
+    assert_eq!(world.hold(Hold::Held, 1), NOTHING);
+    assert_eq!(world.clock(15 * S), NOTHING);
+    assert_eq!(world.clock(25 * S), NOTHING);
+    assert_eq!(world.clock(35 * S), NOTHING);
+    let skipped = |world: &World| ["skip", "some", "two"].map(|job| world.view(job).skipped);
+    assert_eq!(skipped(&world), [3, 2, 1]);
+    assert_eq!(world.load("once", Schedule::Once, NEW, 36 * S), NOTHING);
+    let first = missed(Missed::Skip);
+    assert_eq!(
+        world.load_with("new", every(DAY), first, NEW, 36 * S),
+        NOTHING
+    );
+    assert_eq!(
+        world.hold(Hold::Free, 37 * S),
+        [
+            "keep!restart",
+            "some@30000",
+            "two@20000",
+            "once!schedule",
+            "new@36000"
+        ]
+    );
+    // The other one of two waits for the end of the first, and not for a tick.
+    assert_eq!(world.ended("two", S, 38 * S), ["two@30000"]);
+    assert_eq!(world.ended("two", S, 39 * S), NOTHING);
+    assert_eq!(world.clock(40 * S), ["skip@40000", "two@40000"]);
+    assert_eq!(skipped(&world), [3, 3, 1], "`some` still runs");
+}
+
+#[test]
+fn what_was_due_while_the_daemon_was_not_running_is_run_as_the_job_wishes() {
+    let past = Past {
+        missed: true,
+        ..fired_at(0)
+    };
+    for schedule in [every(10 * M), cron("*/10 * * * *")] {
+        for (wish, expected, skipped) in [
+            (Missed::Skip, vec![], 0),
+            (Missed::Once, vec!["a@1800000"], 2),
+            (Missed::All(2), vec!["a@1200000", "a@1800000"], 1),
+            (
+                Missed::All(9),
+                vec!["a@600000", "a@1200000", "a@1800000"],
+                0,
+            ),
+        ] {
+            let mut world = World::new(4);
+            let policy = Policy {
+                missed: wish,
+                ..Policy::default()
+            };
+            let mut fired = world.load_with("a", schedule.clone(), policy, past, 35 * M);
+            while world.view("a").running > 0 {
+                fired.extend(world.ended("a", S, 35 * M + S));
+            }
+            assert_eq!(fired, expected, "{wish:?}");
+            assert_eq!(world.view("a").skipped, skipped, "{wish:?}");
+            assert_eq!(world.next("a"), Some(40 * M), "{wish:?}");
+        }
+    }
+    // What was never run has missed nothing.
+    let mut world = World::new(4);
+    let new = Past {
+        missed: true,
+        ..NEW
+    };
+    assert_eq!(world.load("a", cron("*/10 * * * *"), new, 35 * M), NOTHING);
+}
+
+#[test]
+fn a_suspended_machine_catches_up_as_the_job_wishes_and_a_late_look_is_not_a_missed_tick() {
+    let skip = Policy {
+        missed: Missed::Skip,
+        ..Policy::default()
+    };
+    let all = Policy {
+        missed: Missed::All(96),
+        ..Policy::default()
+    };
+    let mut world = World::new(4);
+    world.load_with("skip", cron("* * * * *"), skip, fired_at(0), 0);
+    world.load_with("all", cron("* * * * *"), all, fired_at(0), 0);
+    assert_eq!(world.clock(M + 10 * S), ["all@60000", "skip@60000"]);
+    world.ended("skip", S, M + 11 * S);
+    world.ended("all", S, M + 11 * S);
+    // A week in a bag.
+    let now = 7 * DAY + 30 * S;
+    let mut fired = world.clock(now);
+    while world.view("all").running > 0 {
+        fired.extend(world.ended("all", S, now));
+    }
+    let expected: Vec<String> = (0..96)
+        .rev()
+        .map(|before| format!("all@{}", 7 * DAY - before * M))
+        .collect();
+    assert_eq!(fired, expected);
+    assert_eq!(world.next("skip"), Some(7 * DAY + M));
+}
+
+#[test]
+fn a_tick_that_overlaps_waits_once_or_ends_the_old_run_or_runs_beside_it() {
+    let overlap = |overlap| Policy {
+        overlap,
+        ..Policy::default()
+    };
+    let mut world = World::new(9);
+    for (job, wish) in [
+        ("queue", Overlap::Queue),
+        ("kill", Overlap::KillOld),
+        ("two", Overlap::Parallel(2)),
+    ] {
+        world.load_with(job, every(10 * S), overlap(wish), fired_at(0), 0);
+    }
+    assert_eq!(
+        world.clock(10 * S),
+        ["kill@10000", "queue@10000", "two@10000"]
+    );
+    assert_eq!(world.clock(20 * S), ["kill-", "two@20000"]);
+    assert_eq!(world.clock(30 * S), ["kill-"], "it is slow to die");
+    let skipped = |world: &World| ["queue", "kill", "two"].map(|job| world.view(job).skipped);
+    assert_eq!(skipped(&world), [1, 1, 1]);
+    assert_eq!(world.ended("queue", S, 31 * S), ["queue@30000"]);
+    assert_eq!(world.ended("kill", S, 31 * S), ["kill@30000"]);
+    assert_eq!(world.ended("two", S, 31 * S), NOTHING);
+    assert_eq!(world.clock(40 * S), ["kill-", "two@40000"]);
+    assert_eq!(world.view("two").running, 2);
+    // A person may have a further run beside, as far as the job allows.
+    assert_eq!(world.trigger("two", 41 * S), NOTHING);
+    assert_eq!(world.ended("two", S, 42 * S), NOTHING);
+    assert_eq!(world.trigger("two", 42 * S), ["two!manual"]);
+}
+
+#[test]
+fn jitter_moves_each_tick_by_the_same_and_leaves_its_name() {
+    let policy = Policy {
+        jitter: ms(M),
+        ..Policy::default()
+    };
+    let offset = i64::try_from(policy::offset("host", "a", ms(M)).as_millis()).unwrap();
+    assert!(offset > S, "the test needs a job that is moved");
+    let mut world = World::new(9);
+    let hourly = || cron("0 * * * *");
+    assert_eq!(world.load_with("a", hourly(), policy, NEW, M), NOTHING);
+    for hour in 1..5 {
+        assert_eq!(world.next("a"), Some(hour * H + offset));
+        assert_eq!(world.clock(hour * H + offset - 1), NOTHING);
+        let due = hour * H + offset;
+        assert_eq!(world.clock(due), [format!("a@{}", hour * H)]);
+        assert_eq!(world.view("a").late, Duration::ZERO);
+        world.ended("a", S, due + 1);
+        // Neither a reload nor a small step back runs the tick twice.
+        assert_eq!(
+            world.load_with("a", hourly(), policy, NEW, due + 2),
+            NOTHING
+        );
+        assert_eq!(world.clock(hour * H + S), NOTHING);
+    }
+    let mut world = World::new(9);
+    assert_eq!(world.load_with("a", every(H), policy, NEW, 0), NOTHING);
+    assert_eq!(world.clock(offset), ["a@0"], "also the first");
+    assert_eq!(world.next("a"), Some(H + offset));
+}
+
+#[test]
+fn a_failed_run_is_tried_again_for_its_tick_until_it_succeeds_or_the_next_tick_comes() {
+    let policy = Policy {
+        restart: Some(Restart {
+            max: 2,
+            backoff: ms(10 * S),
+        }),
+        ..Policy::default()
+    };
+    let mut world = World::new(1);
+    world.load_with("a", cron("*/10 * * * *"), policy, NEW, 0);
+    assert_eq!(world.clock(10 * M), ["a@600000"]);
+    assert_eq!(world.failed("a", 10 * M + S), NOTHING);
+    assert_eq!(world.next("a"), Some(10 * M + 11 * S));
+    assert_eq!(world.clock(10 * M + 11 * S), ["a@600000!restart"]);
+    assert_eq!(world.failed("a", 10 * M + 12 * S), NOTHING);
+    assert_eq!(world.view("a").restarts, 2);
+    assert_eq!(world.clock(10 * M + 32 * S), ["a@600000!restart"]);
+    assert_eq!(world.failed("a", 10 * M + 33 * S), NOTHING);
+    assert_eq!(world.next("a"), Some(20 * M), "there were two");
+    // The next tick has its own tries, and displaces one that waits.
+    assert_eq!(world.clock(20 * M), ["a@1200000"]);
+    assert_eq!(world.failed("a", 30 * M - 5 * S), NOTHING);
+    assert_eq!(world.clock(30 * M), ["a@1800000"]);
+    assert_eq!(world.ended("a", S, 31 * M), NOTHING);
+    assert_eq!(world.next("a"), Some(40 * M));
+    // Others: once is done only then, a pause after each end is kept after the last try.
+    world.load_with("once", Schedule::Once, policy, NEW, 31 * M);
+    assert_eq!(world.failed("once", 31 * M + S), NOTHING);
+    assert_eq!(world.clock(31 * M + 11 * S), ["once!restart"]);
+    assert_eq!(world.ended("once", S, 32 * M), NOTHING);
+    assert_eq!(world.next("once"), None);
+}
+
+#[test]
+fn under_pressure_a_job_that_stretches_runs_less_and_less_often() {
+    let policy = Policy {
+        on_pressure: OnPressure::Stretch,
+        ..Policy::default()
+    };
+    let mut world = World::new(9);
+    world.load_with("a", every(M), policy, fired_at(0), 0);
+    world.load("b", every(M), fired_at(0), 0);
+    world.hold(Hold::Pressed, 0);
+    let mut fired = Vec::new();
+    for minute in 1..64 {
+        for run in world.clock(minute * M) {
+            fired.push(run);
+            world.ended("a", S, minute * M + S);
+        }
+    }
+    let at = |minute: i64| format!("a@{}", minute * M);
+    assert_eq!(fired, [1, 3, 7, 15, 31, 47, 63].map(at));
+    assert_eq!(world.view("a").stretch, 16);
+    assert_eq!(world.view("a").skipped, 63 - 7);
+    world.hold(Hold::Held, 63 * M + S);
+    assert_eq!(world.clock(79 * M), NOTHING, "nothing can be recorded");
+    let mut freed = world.hold(Hold::Free, 79 * M + S);
+    freed.sort();
+    assert_eq!(freed, [at(79), format!("b@{}", 79 * M)]);
+    assert_eq!(world.view("a").stretch, 1);
+    world.ended("a", S, 79 * M + 2 * S);
+    assert_eq!(world.clock(80 * M), [at(80)]);
+}
+
+#[test]
+fn a_paused_job_runs_by_hand_only_and_misses_nothing_that_is_caught_up() {
+    let mut world = World::new(9);
+    world.load("tick", every(10 * S), fired_at(0), 0);
+    world.load("keep", Schedule::KeepRunning, NEW, 0);
+    for job in ["tick", "keep"] {
+        assert_eq!(world.pause(job), NOTHING);
+        assert!(world.view(job).paused);
+    }
+    assert_eq!(world.ended("keep", 5, 5), NOTHING);
     assert_eq!(world.clock(35 * S), NOTHING);
     assert_eq!(world.view("tick").skipped, 3);
-    assert_eq!(world.load("once", Schedule::Once, NEW, 36 * S), NOTHING);
-    assert_eq!(world.load("new", every(DAY), NEW, 36 * S), NOTHING);
-    let mut freed = world.hold(Hold::Free);
-    freed.sort();
-    assert_eq!(freed, ["keep!restart", "new@36000", "once!schedule"]);
+    assert_eq!(world.trigger("tick", 36 * S), ["tick!manual"]);
+    world.ended("tick", S, 37 * S);
+    // An edit does not end the pause.
+    assert_eq!(world.load("tick", every(5 * S), NEW, 37 * S), NOTHING);
+    assert_eq!(world.clock(38 * S), NOTHING);
+    assert_eq!(world.resume("tick", 38 * S), NOTHING);
     assert_eq!(world.clock(40 * S), ["tick@40000"]);
+    assert_eq!(world.resume("keep", 41 * S), ["keep!restart"]);
+}
+
+#[test]
+fn ten_thousand_jobs_that_are_due_at_once_all_start_and_take_turns() {
+    const JOBS: usize = 10_000;
+    let mut world = World::new(64);
+    for n in 0..JOBS {
+        world.load(&format!("j{n}"), cron("* * * * *"), NEW, 0);
+    }
+    let mut started: Vec<String> = world.clock(M);
+    assert_eq!(started.len(), 64);
+    // Each run lasts five minutes of the others' ticks.
+    let mut at = 0;
+    while at < started.len() {
+        let job = started[at].split('@').next().unwrap().to_owned();
+        at += 1;
+        if at <= JOBS {
+            started.extend(world.ended(&job, S, M + S));
+        }
+    }
+    let names: BTreeSet<&str> = started
+        .iter()
+        .map(|fire| fire.split('@').next().unwrap())
+        .collect();
+    assert_eq!((started.len(), names.len()), (JOBS, JOBS));
+    assert_eq!(world.scheduler.running, 0);
 }
 
 #[test]
@@ -299,9 +635,9 @@ fn a_job_that_comes_back_while_its_old_run_lasts_does_not_overlap() {
     assert_eq!(world.clock(20 * S), ["a@20000"]);
     world.remove("a");
     assert_eq!(world.ended("a", S, 21 * S), NOTHING);
-    assert_eq!(world.0.view("a"), None);
+    assert_eq!(world.scheduler.view("a"), None);
     assert_eq!(world.ended("a", S, 22 * S), NOTHING, "late and repeated");
-    assert_eq!(world.0.next_wake(), None);
+    assert_eq!(world.scheduler.next_wake(), None);
 }
 
 #[test]
@@ -369,31 +705,42 @@ fn after_a_stop_nothing_starts() {
     assert_eq!(world.ended("a", S, S), NOTHING);
     assert_eq!(world.clock(DAY), NOTHING);
     assert_eq!(world.trigger("b", DAY), NOTHING);
-    assert_eq!((world.0.next_wake(), world.view("a").running), (None, 0));
+    assert_eq!(
+        (world.scheduler.next_wake(), world.view("a").running),
+        (None, 0)
+    );
 }
 
 /// Runs 1,000 jobs every 10 s, each run lasting until the next due time of any job.
 fn a_thousand_jobs(span: i64) {
     const JOBS: i64 = 1_000;
-    let mut scheduler = Scheduler::new(1_000);
-    let mut fires = Vec::new();
+    let mut scheduler = Scheduler::new("host".to_owned(), 1_000);
+    let mut acts = Vec::new();
     for n in 0..JOBS {
-        fires.extend(scheduler.step(Input::Load {
+        acts.extend(scheduler.step(Input::Load {
             job: format!("job-{n}").into(),
             schedule: every(10 * S),
+            policy: Policy::default(),
             past: NEW,
             now: Timestamp(START + n * 10),
         }));
     }
-    let mut fired = fires.len();
+    let mut fired = acts.len();
     while let Some(now) = scheduler.next_wake().filter(|at| at.0 < START + span) {
-        for fire in std::mem::take(&mut fires) {
-            let job = fire.job;
-            let ran = ms(10);
-            fires.extend(scheduler.step(Input::Ended { job, ran, now }));
+        for act in std::mem::take(&mut acts) {
+            let Act::Fire(Fire { job, number, .. }) = act else {
+                continue;
+            };
+            acts.extend(scheduler.step(Input::Ended {
+                job,
+                number,
+                ran: ms(10),
+                end: End::Well,
+                now,
+            }));
         }
-        fires.extend(scheduler.step(Input::Clock { now }));
-        fired += fires.len();
+        acts.extend(scheduler.step(Input::Clock { now }));
+        fired += acts.len();
     }
     assert_eq!(i64::try_from(fired).unwrap(), JOBS * (span / (10 * S)));
     for n in 0..JOBS {
@@ -433,6 +780,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => job.clone().prop_map(Event::Reload),
         1 => job.prop_map(Event::Remove),
         1 => Just(Event::Hold(Hold::Held)),
+        1 => Just(Event::Hold(Hold::Pressed)),
         2 => Just(Event::Hold(Hold::Free)),
         1 => Just(Event::Restart),
     ]
@@ -460,7 +808,7 @@ struct Model {
     scheduler: Scheduler,
     now: Timestamp,
     /// What runs, and whether it counts against the limit.
-    running: BTreeMap<usize, Lane>,
+    running: BTreeMap<usize, (Lane, u64)>,
     /// The tick of each job that was fired last.
     last: BTreeMap<usize, Timestamp>,
     /// The same, but forgotten when the clock is set back by more than a period.
@@ -472,7 +820,7 @@ impl Model {
     fn new() -> Self {
         let mut model = Self {
             schedules: schedules(),
-            scheduler: Scheduler::new(LIMIT),
+            scheduler: Scheduler::new("host".to_owned(), LIMIT),
             now: Timestamp(START),
             running: BTreeMap::new(),
             last: BTreeMap::new(),
@@ -491,21 +839,26 @@ impl Model {
         let past = Past {
             last_fire: self.last.get(&job).copied(),
             done: false,
+            missed: true,
         };
         self.step(Input::Load {
             job: job.to_string().into(),
             schedule: self.schedules[job].clone(),
+            policy: Policy::default(),
             past,
             now: self.now,
         });
     }
 
     fn step(&mut self, input: Input) {
-        for fire in self.scheduler.step(input) {
-            self.check(&fire);
+        for act in self.scheduler.step(input) {
+            match act {
+                Act::Fire(fire) => self.check(&fire),
+                Act::End { job, .. } => panic!("nobody wished the end of {job}"),
+            }
         }
         let lanes = self.running.values();
-        let limited = lanes.filter(|lane| **lane == Lane::Limited).count();
+        let limited = lanes.filter(|(lane, _)| *lane == Lane::Limited).count();
         assert!(limited <= LIMIT as usize);
         assert!(
             self.scheduler.next_wake().is_none_or(|at| at > self.now),
@@ -518,7 +871,11 @@ impl Model {
         let schedule = &self.schedules[job];
         let limited = fire.trigger == Trigger::Schedule && *schedule != Schedule::KeepRunning;
         let lane = if limited { Lane::Limited } else { Lane::Free };
-        assert_eq!(self.running.insert(job, lane), None, "{job} overlaps");
+        assert_eq!(
+            self.running.insert(job, (lane, fire.number)),
+            None,
+            "{job} overlaps"
+        );
         *self.fired.entry(job).or_default() += 1;
         let (Some(tick), Schedule::Cron(_) | Schedule::Every(_)) = (fire.scheduled_at, schedule)
         else {
@@ -552,10 +909,12 @@ impl Model {
     }
 
     fn end(&mut self, job: usize) {
-        if self.running.remove(&job).is_some() {
+        if let Some((_, number)) = self.running.remove(&job) {
             self.step(Input::Ended {
                 job: job.to_string().into(),
+                number,
                 ran: ms(S),
+                end: End::Well,
                 now: self.now,
             });
         }
@@ -574,9 +933,9 @@ impl Model {
             Event::Remove(job) => self.step(Input::Remove {
                 job: job.to_string().into(),
             }),
-            Event::Hold(on) => self.step(Input::Hold { on }),
+            Event::Hold(on) => self.step(Input::Hold { on, now: self.now }),
             Event::Restart => {
-                self.scheduler = Scheduler::new(LIMIT);
+                self.scheduler = Scheduler::new("host".to_owned(), LIMIT);
                 self.running.clear();
                 self.load_all();
             }
@@ -585,7 +944,10 @@ impl Model {
 
     /// Lets a month and a half go by as it should: every job must come to run.
     fn must_not_be_silent(&mut self) {
-        self.step(Input::Hold { on: Hold::Free });
+        self.step(Input::Hold {
+            on: Hold::Free,
+            now: self.now,
+        });
         self.load_all();
         self.fired.clear();
         for _ in 0..46 * 24 {

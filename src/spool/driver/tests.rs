@@ -21,6 +21,15 @@ struct Bench {
     runtime: tokio::runtime::Runtime,
 }
 
+fn checks(output: &str) -> Checks {
+    Checks {
+        settle: SETTLE,
+        rescan: Duration::from_secs(30),
+        defaults: Defaults::none(),
+        outputs: vec![output.to_owned()],
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -33,14 +42,9 @@ impl Bench {
             Settings {
                 jobs: dir.path().join("jobs"),
                 state: dir.path().join("state"),
-                settle: SETTLE,
-                rescan: Duration::from_secs(30),
                 daemon: files::own_uid().unwrap(),
             },
-            Checks {
-                defaults: Defaults::none(),
-                outputs: vec!["lumberjack".to_owned()],
-            },
+            checks("lumberjack"),
             Arc::new(OsDisk),
         )
         .unwrap();
@@ -132,13 +136,12 @@ fn a_folder_that_is_renamed_in_is_loaded_without_waiting() {
         Settings {
             jobs: dir.path().join("jobs"),
             state: dir.path().join("state"),
-            settle: Duration::from_secs(3600),
-            rescan: Duration::from_secs(3600),
             daemon: files::own_uid().unwrap(),
         },
         Checks {
-            defaults: Defaults::none(),
-            outputs: vec!["lumberjack".to_owned()],
+            settle: Duration::from_secs(3600),
+            rescan: Duration::from_secs(3600),
+            ..checks("lumberjack")
         },
         Arc::new(OsDisk),
     )
@@ -294,14 +297,11 @@ fn links_and_fifos_are_refused_and_never_waited_for() {
 fn other_settings_check_all_jobs_anew() {
     let mut bench = with_job();
     bench.spool.as_ref().unwrap().configure(Checks {
-        defaults: Defaults::none(),
-        outputs: vec!["lumberjack".to_owned()],
+        rescan: Duration::from_secs(7),
+        ..checks("lumberjack")
     });
     bench.expect_quiet();
-    bench.spool.as_ref().unwrap().configure(Checks {
-        defaults: Defaults::none(),
-        outputs: vec!["second".to_owned()],
-    });
+    bench.spool.as_ref().unwrap().configure(checks("second"));
     bench.expect("loaded j v1");
     bench.expect_quiet();
 }

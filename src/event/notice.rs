@@ -1,0 +1,61 @@
+//! What the daemon itself has to tell, as the receivers see it.
+//!
+//! Plain data; must never know why it is told.
+
+use std::time::Duration;
+
+use crate::units::Timestamp;
+
+/// Name of the job that the daemon's own events belong to; no folder may have it.
+pub const OWN_JOB: &str = "spoolbeat";
+
+/// Something that the daemon itself has to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A sign of life.
+    Heartbeat(ServiceState),
+    /// A job has not succeeded for as long as it may take.
+    Overdue {
+        /// The job.
+        job: String,
+        /// Its `expect_every`.
+        expect_every: Duration,
+        /// Start of its last successful run.
+        last_success_at: Option<Timestamp>,
+    },
+    /// A job that was overdue has succeeded again.
+    OnTime {
+        /// The job.
+        job: String,
+    },
+    /// The queue is so full that schedules pause or stretch.
+    Pressure {
+        /// How full.
+        percent: u64,
+    },
+    /// It is so no longer.
+    PressureOver,
+}
+
+/// `service.state` of a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceState {
+    /// The first.
+    Started,
+    /// All others.
+    Running,
+    /// The last.
+    Stopped,
+}
+
+impl ServiceState {
+    /// The name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}

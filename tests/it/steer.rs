@@ -1,0 +1,274 @@
+//! What people do with a running daemon: every verb, on the real binary.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::Keep;
+use crate::harness::Logstash;
+use crate::harness::SOON;
+use crate::harness::Spool;
+use crate::harness::said;
+use crate::harness::wait_until;
+
+const MANUAL: &str = "[script]\nrun = \"job.sh\"\n[schedule]\ncron = \"0 0 1 1 *\"\n";
+const KEPT: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nkeep_running = true\n";
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// The daemon's own events with this action.
+fn notices(logstash: &Logstash, action: &str) -> Vec<Value> {
+    let mut events = logstash.events("spoolbeat");
+    events.retain(|event| event["event"]["action"] == action);
+    events
+}
+
+fn await_state(spool: &Spool, job: &str, state: &str) {
+    wait_until(SOON, &format!("{job} is {state}"), || {
+        spool.job_status(job)["state"] == state
+    });
+}
+
+#[test]
+fn a_job_is_triggered_and_its_end_awaited() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.job("good", MANUAL, "job.sh", "echo hello\n");
+    spool.job("bad", MANUAL, "job.sh", "exit 3\n");
+    let none = spool.command(&["trigger", "good"]);
+    assert_eq!(code(&none), 1);
+    assert!(said(&none).contains("spoolbeat run "), "{}", said(&none));
+    spool.start();
+    await_state(&spool, "good", "idle");
+    await_state(&spool, "bad", "idle");
+    let good = spool.command(&["trigger", "good", "--wait"]);
+    assert_eq!(code(&good), 0, "{}", said(&good));
+    assert!(said(&good).contains(": success in "), "{}", said(&good));
+    let bad = spool.command(&["trigger", "bad", "--wait", "--json"]);
+    assert_eq!(code(&bad), 1, "{}", said(&bad));
+    let record: Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert_eq!(
+        (&record["outcome"], &record["exit_code"]),
+        (&"failed".into(), &3.into())
+    );
+    let none = spool.command(&["trigger", "god"]);
+    assert_eq!(code(&none), 1);
+    assert!(said(&none).contains("no job `god`"), "{}", said(&none));
+}
+
+#[test]
+fn a_pause_survives_a_restart_of_the_daemon() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let toml = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"200ms\"\n";
+    spool.job("tick", toml, "job.sh", "echo tick\n");
+    spool.start();
+    wait_until(SOON, "it ticks", || logstash.lines("tick").len() > 1);
+    let paused = spool.command(&["pause", "tick"]);
+    assert_eq!(code(&paused), 0, "{}", said(&paused));
+    await_state(&spool, "tick", "paused");
+    assert_eq!(code(&spool.command(&["pause", "tick"])), 1, "it is already");
+    spool.kill();
+    spool.start();
+    await_state(&spool, "tick", "paused");
+    let skipped = || spool.job_status("tick")["skipped_ticks"].as_u64().unwrap();
+    wait_until(SOON, "ticks are skipped and counted", || skipped() > 2);
+    let before = spool.job_status("tick")["runs"]["success"].clone();
+    assert_eq!(before, 0);
+    assert_eq!(code(&spool.command(&["resume", "tick"])), 0);
+    wait_until(SOON, "it ticks again", || {
+        spool.job_status("tick")["runs"]["success"].as_u64() > Some(0)
+    });
+}
+
+#[test]
+fn a_run_is_stopped_and_its_schedule_goes_on() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.job("kept", KEPT, "job.sh", "echo up\nexec sleep 1000\n");
+    spool.start();
+    wait_until(SOON, "it is up", || logstash.lines("kept").len() == 1);
+    let run = spool.job_status("kept")["running"][0]["run"].clone();
+    let stopped = spool.command(&["stop", run.as_str().unwrap()]);
+    assert_eq!(code(&stopped), 0, "{}", said(&stopped));
+    wait_until(SOON, "it is up again", || logstash.lines("kept").len() == 2);
+    assert_eq!(spool.job_status("kept")["runs"]["killed"], 1);
+    let none = spool.command(&["stop", "nothing"]);
+    assert_eq!(code(&none), 1);
+    assert!(
+        said(&none).contains("no job and no running run"),
+        "{}",
+        said(&none)
+    );
+}
+
+#[test]
+fn tail_follows_a_run_and_the_next_ones() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let script = "printf 'out \\033[31m\\n'; echo err >&2; while [ ! -e \"$SPOOLBEAT_STATE_DIR/go\" ]; do sleep 0.05; done; echo end\n";
+    spool.job("talk", MANUAL, "job.sh", script);
+    spool.start();
+    await_state(&spool, "talk", "idle");
+    let none = spool.command(&["tail", "talk"]);
+    assert_eq!(code(&none), 1);
+    assert!(said(&none).contains("was not run yet"), "{}", said(&none));
+    let tail = Command::new(env!("CARGO_BIN_EXE_spoolbeat"))
+        .args(["tail", "-f", "talk"])
+        .env_remove("SPOOLBEAT_ROOT")
+        .current_dir(spool.root())
+        .stdout(Stdio::from(
+            fs::File::create(spool.root().join("tail.out")).unwrap(),
+        ))
+        .stderr(Stdio::null())
+        .spawn();
+    let mut tail = tail.unwrap();
+    let shown = || fs::read_to_string(spool.root().join("tail.out")).unwrap();
+    assert_eq!(code(&spool.command(&["trigger", "talk"])), 0);
+    wait_until(SOON, "what it prints is seen while it runs", || {
+        shown() == "out \\u{1b}[31m\n"
+    });
+    let now = spool.command(&["tail", "talk"]);
+    assert!(said(&now).contains("running since"), "{}", said(&now));
+    assert!(said(&now).contains("err"), "{}", said(&now));
+    fs::write(spool.root().join("state/talk/data/go"), "").unwrap();
+    wait_until(SOON, "to its end", || shown().ends_with("end\n"));
+    assert_eq!(code(&spool.command(&["trigger", "talk", "--wait"])), 0);
+    wait_until(SOON, "and the next run", || {
+        shown().matches("end\n").count() == 2
+    });
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn explain_says_the_next_times_and_what_summer_time_does() {
+    let spool = Spool::new(1);
+    let toml = "[script]\nrun = \"job.sh\"\n[schedule]\ncron = \"30 2 * * *\"\ntimezone = \"Europe/Berlin\"\njitter = \"1m\"\noverlap = \"queue\"\n";
+    spool.job("night", toml, "job.sh", "");
+    let output = spool.command(&["explain", "night"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    for words in [
+        "night: cron 30 2 * * * in Europe/Berlin",
+        "overlap queue",
+        "missed once",
+        " 02:00 to 03:00 is skipped: due at 02:30:00, which does not exist: runs once, at ",
+        " 02:00 to 03:00 is doubled: runs in the first pass only",
+    ] {
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    let output = spool.command(&["explain", "night", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["next"].as_array().unwrap().len(), 10);
+    assert_eq!(told["clock_changes"].as_array().unwrap().len(), 2);
+    assert_eq!(code(&spool.command(&["explain", "nigth"])), 78);
+}
+
+#[test]
+fn reload_takes_over_what_it_can_and_names_the_rest() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.job("hello", MANUAL, "job.sh", "echo hello\n");
+    spool.start();
+    await_state(&spool, "hello", "idle");
+    let unchanged = spool.command(&["reload"]);
+    assert_eq!(code(&unchanged), 0, "{}", said(&unchanged));
+    assert!(
+        said(&unchanged).contains("is taken over; all"),
+        "{}",
+        said(&unchanged)
+    );
+    spool.settings("[defaults]\ntags = [\"new\"]\n[queue]\nflush = \"50ms\"\n");
+    let reloaded = spool.command(&["reload"]);
+    assert_eq!(code(&reloaded), 0, "{}", said(&reloaded));
+    assert!(
+        said(&reloaded).contains("[queue] needs a restart"),
+        "{}",
+        said(&reloaded)
+    );
+    wait_until(SOON, "runs have the new default", || {
+        assert_eq!(code(&spool.command(&["trigger", "hello", "--wait"])), 0);
+        logstash
+            .events("hello")
+            .iter()
+            .any(|event| event["tags"][0] == "new")
+    });
+    spool.settings("[stpo]\n");
+    let bad = spool.command(&["reload"]);
+    assert_eq!(code(&bad), 78, "{}", said(&bad));
+    assert!(
+        said(&bad).contains("[stop]") || said(&bad).contains("stop"),
+        "{}",
+        said(&bad)
+    );
+    let problems = spool.status()["daemon"]["settings_problems"].clone();
+    assert_eq!(problems[0]["key"], "stpo", "{problems}");
+}
+
+#[test]
+fn heartbeats_and_overdue_jobs_are_events_and_the_accounts_hold() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.settings("[heartbeat]\nevery = \"1s\"\n[startup]\nrequire_output = true\n");
+    let toml = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"300ms\"\nexpect_every = \"1s\"\n";
+    let script = "[ -e \"$SPOOLBEAT_STATE_DIR/go\" ]\n";
+    spool.job("fails", toml, "job.sh", script);
+    spool.start();
+    wait_until(SOON, "the daemon says that a job is overdue", || {
+        notices(&logstash, "job-overdue").len() == 1
+    });
+    assert_eq!(
+        notices(&logstash, "job-overdue")[0]["job"]["about"],
+        "fails"
+    );
+    assert_eq!(spool.job_status("fails")["overdue"], true);
+    fs::write(spool.root().join("state/fails/data/go"), "").unwrap();
+    wait_until(SOON, "and that it succeeds again", || {
+        notices(&logstash, "job-on-time").len() == 1
+    });
+    wait_until(SOON, "and that it lives", || {
+        notices(&logstash, "heartbeat").len() > 2
+    });
+    let table = spool.command(&["status"]);
+    assert!(said(&table).contains("fails"), "{}", said(&table));
+    let totals = spool.status()["totals"].clone();
+    let sum = |keys: [&str; 2]| {
+        let value = |key: &str| totals["sources"][key].as_u64().unwrap();
+        value(keys[0]) + value(keys[1])
+    };
+    assert_eq!(
+        totals["captured_events"],
+        sum(["framed", "created"]),
+        "{totals}"
+    );
+    spool.stop();
+    wait_until(SOON, "the last one says that it stops", || {
+        let last = notices(&logstash, "heartbeat").pop().unwrap();
+        last["service"]["state"] == "stopped"
+    });
+    assert_eq!(
+        notices(&logstash, "heartbeat")[0]["service"]["state"],
+        "started"
+    );
+    assert_eq!(spool.last_words()["labels"]["waiting_events"], 0);
+}
+
+#[test]
+fn a_job_may_not_have_the_name_of_the_daemons_own_events() {
+    let spool = Spool::new(1);
+    spool.job("spoolbeat", MANUAL, "job.sh", "");
+    let output = spool.command(&["check"]);
+    assert_eq!(code(&output), 78);
+    assert!(
+        said(&output).contains("choose another one"),
+        "{}",
+        said(&output)
+    );
+}
