@@ -41,6 +41,7 @@ pub mod send;
 pub mod status;
 pub mod steer;
 pub mod tail;
+pub mod test_output;
 pub mod try_job;
 
 mod feed;
@@ -153,7 +154,18 @@ enum Command {
   spoolbeat receive --tls-cert server.pem --tls-key server.key --client-ca ca.pem")]
     Receive(receive::Args),
     Send(send::Args),
+    /// Try what is configured, without changing anything
+    #[command(after_help = "Example: spoolbeat test output /srv/spool")]
+    Test {
+        #[command(subcommand)]
+        what: Test,
+    },
     Completions(completions::Args),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Test {
+    Output(test_output::Args),
 }
 
 /// Runs what the command line asks for.
@@ -205,6 +217,17 @@ fn dispatch(cli: Cli) -> Done {
             };
             block_on(send::run(args, client))
         }
+        Command::Test {
+            what: Test::Output(args),
+        } => {
+            let root = load(args.root.as_deref().or(given), &[])?;
+            log::start(log::Format::Auto, verbose.unwrap_or(Level::ERROR));
+            let chosen = match args.output.as_deref() {
+                Some(name) => vec![choose(&root.outputs, Some(name))?],
+                None => root.outputs.iter().map(settings_of).collect(),
+            };
+            block_on(async { test_output::run(&args, &chosen).await })
+        }
         Command::Receive(args) => {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
             block_on(receive::run(args))
@@ -220,6 +243,11 @@ const fn exit_of(error: &lumberjack::client::Error) -> u8 {
     }
 }
 
+fn settings_of(output: &Output) -> (&str, &Settings) {
+    let OutputKind::Lumberjack(settings) = &output.kind;
+    (&output.name, settings)
+}
+
 /// The output of this name, without one the first; says which there are when there is none.
 fn choose<'a>(
     outputs: &'a [Output],
@@ -230,8 +258,7 @@ fn choose<'a>(
         Some(name) => outputs.iter().find(|output| output.name == *name),
     };
     if let Some(output) = chosen {
-        let OutputKind::Lumberjack(settings) = &output.kind;
-        return Ok((&output.name, settings));
+        return Ok(settings_of(output));
     }
     let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
     let (name, names) = (name.unwrap_or_default(), names.join(", "));

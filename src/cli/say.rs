@@ -61,3 +61,24 @@ pub(super) fn count(number: u64, what: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{number} {what}{s}")
 }
+
+/// The text with everything in it that a terminal would obey made visible: control characters
+/// (C0, DEL, C1), line separators, and marks that turn the direction of writing.
+pub(super) fn shown(text: &str, chars_max: usize) -> String {
+    let mut safe = String::with_capacity(text.len().min(chars_max));
+    for c in text.chars().take(chars_max) {
+        if c.is_control() || is_direction_or_break(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+const fn is_direction_or_break(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}

@@ -153,17 +153,24 @@ impl Args {
             let strict = self.strict;
             return Ok(Format::Json { strict });
         }
-        let identity = daemon::passing_identity(Shape::Ecs)?;
-        let salt = crc32fast::hash(identity.agent_ephemeral_id.as_bytes());
-        let source = RunId::new(clock::now(), salt);
         let fields: Map<String, Value> = self
             .fields
             .iter()
             .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
             .collect();
-        let lines = Lines::of_source(&identity, source.as_str(), &fields);
-        Ok(Format::Text(lines))
+        Ok(Format::Text(event_lines(&[], &fields)?))
     }
+}
+
+/// Lines of this command, as a source of their own.
+pub(super) fn event_lines(
+    tags: &[&str],
+    fields: &Map<String, Value>,
+) -> Result<Lines, daemon::Error> {
+    let identity = daemon::passing_identity(Shape::Ecs)?;
+    let salt = crc32fast::hash(identity.agent_ephemeral_id.as_bytes());
+    let source = RunId::new(clock::now(), salt);
+    Ok(Lines::of_source(&identity, source.as_str(), tags, fields))
 }
 
 /// How sending ended.

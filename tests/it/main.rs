@@ -14,6 +14,7 @@ mod runs;
 mod send;
 mod slow;
 mod steer;
+mod test_output;
 mod tidy;
 mod tls;
 mod words;

@@ -18,15 +18,15 @@ use crate::harness::signal;
 use crate::harness::spoolbeat;
 
 /// A receiver that runs, and the address that it said.
-struct Receiver {
+pub(crate) struct Receiver {
     child: Child,
-    addr: String,
+    pub(crate) addr: String,
     words: BufReader<ChildStderr>,
     said: String,
 }
 
 impl Receiver {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = spoolbeat()
             .args(["receive", "--listen", "127.0.0.1:0"])
             .args(args)
@@ -52,7 +52,7 @@ impl Receiver {
     }
 
     /// Stops it; what it had printed, and what it said.
-    fn stop(mut self) -> (Vec<u8>, String) {
+    pub(crate) fn stop(mut self) -> (Vec<u8>, String) {
         signal("TERM", self.child.id());
         self.words.read_to_string(&mut self.said).unwrap();
         let output = self.child.wait_with_output().unwrap();

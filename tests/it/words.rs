@@ -239,6 +239,8 @@ fn every_command_has_examples_in_its_help() {
         &["replay"],
         &["receive"],
         &["send"],
+        &["test"],
+        &["test", "output"],
         &["completions"],
     ] {
         let help = spool.command(&[command, &["--help"]].concat());

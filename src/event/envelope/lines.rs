@@ -46,15 +46,21 @@ pub struct Lines {
 impl Lines {
     /// Prepares the events of lines that no run wrote: their `event.id` is `<source>.<n>`.
     #[must_use]
-    pub fn of_source(identity: &Identity, source: &str, fields: &Map<String, Value>) -> Self {
+    pub fn of_source(
+        identity: &Identity,
+        source: &str,
+        tags: &[&str],
+        fields: &Map<String, Value>,
+    ) -> Self {
         let mut id = Vec::new();
         escaped(&mut id, format!("{source}.").as_bytes());
+        let tags: Vec<Vec<u8>> = tags.iter().map(|tag| string(tag)).collect();
         let between = [
             b"\"},\"host\":{\"name\":".as_slice(),
             &string(&identity.host_name),
             b"},",
             &agent_members(identity),
-            &label_members(&[], &prepared(fields)),
+            &label_members(&tags, &prepared(fields)),
             &metadata(&id),
         ]
         .concat();

@@ -10,6 +10,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::cli::receive::printer::Screen;
+use crate::cli::say::shown;
 use crate::units::Timestamp;
 
 /// Characters of a message that are shown: more than any terminal is wide. The terminal itself
@@ -157,25 +158,4 @@ fn pairs<'a>(of: impl Iterator<Item = (&'a String, &'a Value)>) -> String {
 
 fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"' || c == '=')
-}
-
-/// The text with everything in it that a terminal would obey made visible: control characters
-/// (C0, DEL, C1), line separators, and marks that turn the direction of writing.
-fn shown(text: &str, chars_max: usize) -> String {
-    let mut safe = String::with_capacity(text.len().min(chars_max));
-    for c in text.chars().take(chars_max) {
-        if c.is_control() || is_direction_or_break(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
-}
-
-const fn is_direction_or_break(c: char) -> bool {
-    matches!(
-        c,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
 }
