@@ -145,7 +145,10 @@ enum Command {
         what: queue::Command,
     },
     /// Send kept events again, under the same event.id; the daemon's cursors do not move
-    #[command(after_help = "Example: spoolbeat replay disk --since 2h --root /srv/spool")]
+    #[command(after_help = "Examples:
+  spoolbeat replay disk --since 2h --root /srv/spool
+  spoolbeat replay --dead-letter --output lumberjack --dry-run
+  spoolbeat replay --dead-letter --output lumberjack")]
     Replay(replay::Args),
     /// Receive events as Logstash would, and print them or keep them in files
     #[command(after_help = "Examples:

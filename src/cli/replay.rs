@@ -1,4 +1,4 @@
-//! `spoolbeat replay [JOB] --since T`: sends kept events again, under the same `event.id`.
+//! `spoolbeat replay`: sends events again, under the same `event.id`: kept ones, or dead letters.
 //!
 //! Reads the queue, live or stopped, and speaks to the output itself: the daemon's cursors and
 //! counters do not move.
@@ -24,17 +24,28 @@ use crate::queue::inspect::Go;
 use crate::queue::inspect::Survey;
 use crate::units::Timestamp;
 
+mod dead_letter;
+
 /// `spoolbeat replay`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only events of this job.
     pub job: Option<String>,
     /// From when on: RFC 3339, or how long ago, like 15m or 2h.
-    #[arg(long, value_parser = super::queue::since)]
-    pub since: Timestamp,
+    #[arg(
+        long,
+        value_parser = super::queue::since,
+        required_unless_present = "dead_letter",
+        conflicts_with = "dead_letter"
+    )]
+    pub since: Option<Timestamp>,
     /// The output to send to; default: the first one of spoolbeat.toml.
-    #[arg(long)]
-    pub to: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Instead of kept events, those that the output's server had refused and that were set aside
+    /// in dead-letter/; what is acknowledged now is removed there.
+    #[arg(long, conflicts_with = "job")]
+    pub dead_letter: bool,
     /// Print the events instead of sending them.
     #[arg(long)]
     pub dry_run: bool,
@@ -45,9 +56,16 @@ const RETRIES: u32 = 2;
 
 /// Runs it.
 pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
+    let (name, settings) = match choose(outputs, args.output.as_deref()) {
+        Ok(chosen) => chosen,
+        Err(said) => return said,
+    };
+    if args.dead_letter {
+        return dead_letter::run(&OsDisk, root, name, settings, args.dry_run).await;
+    }
     let filter = Filter {
         job: args.job,
-        since: Some(args.since),
+        since: args.since,
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let dir = root.join("queue");
@@ -67,10 +85,6 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
             Err(error) => super::say::fail(74, &format!("{}: {error}", dir.display())),
         };
     }
-    let (name, settings) = match choose(outputs, args.to.as_deref()) {
-        Ok(chosen) => chosen,
-        Err(said) => return said,
-    };
     let mut client = match settings.client().retries(RETRIES).connect().await {
         Ok(client) => client,
         Err(error) => return super::say::fail(exit_of(&error), &error.reason),

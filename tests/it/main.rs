@@ -4,6 +4,7 @@ mod accounts;
 mod bombs;
 mod capture;
 mod cut_points;
+mod dead_letter;
 mod first_light;
 mod fuzz;
 mod harness;

@@ -99,7 +99,7 @@ fn a_mistyped_job_is_named_and_never_taken_for_a_quiet_one() {
             "no events of job `helo`; it knows hello",
         ),
         (
-            &["replay", "hello", "--since", "1h", "--to", "lumberjak"],
+            &["replay", "hello", "--since", "1h", "--output", "lumberjak"],
             78,
             "no output `lumberjak`; spoolbeat.toml has: lumberjack",
         ),

@@ -1,0 +1,187 @@
+//! `spoolbeat replay --dead-letter`: what is taken leaves the files, what is refused stays.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::thread;
+
+use crate::harness::Keep;
+use crate::harness::Logstash;
+use crate::harness::Spool;
+use crate::harness::said;
+
+/// Dead letters of the only output, as the daemon writes them; `events` are JSON or not.
+fn set_aside(spool: &Spool, file: &str, events: &[&str]) {
+    let dir = spool.root().join("dead-letter/lumberjack");
+    fs::create_dir_all(&dir).unwrap();
+    let line = |event: &&str| {
+        format!(
+            "{{\"set_aside_at\":\"2026-11-21T08:08:08.123Z\",\"output\":\"lumberjack\",\"host\":\"h:1\",\
+             \"reason\":\"closed\",\"seq\":7,\"event\":{event}}}\n"
+        )
+    };
+    fs::write(dir.join(file), events.iter().map(line).collect::<String>()).unwrap();
+}
+
+/// The names and contents of what is left.
+fn left(spool: &Spool) -> Vec<(String, String)> {
+    let dir = fs::read_dir(spool.root().join("dead-letter/lumberjack")).unwrap();
+    let mut files: Vec<(String, String)> = dir
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+const ONE: &str = "{\"event\":{\"id\":\"1\"}}";
+const TWO: &str = "{\"event\":{\"id\":\"2\"}}";
+const THREE: &str = "{\"event\":{\"id\":\"3\"}}";
+
+#[test]
+fn dead_letters_that_are_acknowledged_are_removed() {
+    let logstash = Logstash::new(Keep::Ids);
+    let spool = Spool::new(logstash.port());
+    let none = spool.command(&["replay", "--dead-letter"]);
+    assert!(none.status.success(), "{}", said(&none));
+    assert!(said(&none).contains("there are no dead letters of lumberjack"));
+
+    set_aside(&spool, "0000000001.ndjson", &[ONE, TWO]);
+    set_aside(&spool, "0000000002.ndjson", &[THREE]);
+    let shown = spool.command(&["replay", "--dead-letter", "--dry-run"]);
+    assert_eq!(said(&shown), format!("{ONE}\n{TWO}\n{THREE}\n"));
+    assert_eq!((left(&spool).len(), logstash.count()), (2, 0));
+
+    let sent = spool.command(&["replay", "--dead-letter", "--output", "lumberjack"]);
+    assert!(sent.status.success(), "{}", said(&sent));
+    assert!(
+        said(&sent).contains("3 events sent again to lumberjack and removed"),
+        "{}",
+        said(&sent)
+    );
+    assert_eq!(logstash.acked_ids(), ["1", "2", "3"]);
+    assert!(left(&spool).is_empty());
+}
+
+#[test]
+fn what_cannot_be_sent_or_read_stays_in_its_file() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let spool = Spool::new(logstash.port());
+    set_aside(&spool, "0000000001.ndjson", &[ONE, "[]", "half", TWO]);
+    let sent = spool.command(&["replay", "--dead-letter"]);
+    assert_eq!(sent.status.code(), Some(69), "{}", said(&sent));
+    for word in [
+        "2 events sent again",
+        "1 refused again, 1 line cannot be read; the rest stays in dead-letter/lumberjack",
+        "event 7 is refused again: event 2 is refused: not a JSON object",
+        ".replay:3: ",
+    ] {
+        assert!(said(&sent).contains(word), "{word}: {}", said(&sent));
+    }
+    assert_eq!(logstash.acked_ids(), ["1", "2"]);
+    let files = left(&spool);
+    assert_eq!(files.len(), 1);
+    assert_eq!(files[0].0, "0000000001.ndjson");
+    assert_eq!(files[0].1.lines().count(), 2, "{files:?}");
+
+    logstash.close();
+    set_aside(&spool, "0000000002.ndjson", &[THREE]);
+    let down = spool.command(&["replay", "--dead-letter"]);
+    assert_eq!(down.status.code(), Some(69), "{}", said(&down));
+    assert!(
+        said(&down).contains("Connection refused"),
+        "{}",
+        said(&down)
+    );
+    assert_eq!(left(&spool).len(), 2);
+}
+
+/// Lets the output send frames that a script can read.
+fn plain(spool: &Spool) {
+    let file = spool.root().join("spoolbeat.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let section = "[output.lumberjack]\n";
+    let plain = format!("{section}compression_level = 0\n");
+    fs::write(file, text.replace(section, &plain)).unwrap();
+}
+
+/// A server that closes the connection on the event that holds `poison`, without an ACK.
+fn picky(poison: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            take_until(socket, poison);
+        }
+    });
+    port
+}
+
+/// Takes windows of one event each until one holds `poison`, or the client leaves.
+fn take_until(mut socket: TcpStream, poison: &[u8]) {
+    loop {
+        let mut head = [0; 6 + 10];
+        if socket.read_exact(&mut head).is_err() {
+            return;
+        }
+        assert_eq!(&head[..8], b"2W\0\0\0\x012J");
+        let length = u32::from_be_bytes(head[12..].try_into().unwrap());
+        let mut event = vec![0; length as usize];
+        socket.read_exact(&mut event).unwrap();
+        if event.windows(poison.len()).any(|part| part == poison) {
+            return;
+        }
+        if socket.write_all(b"2A\0\0\0\x01").is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_event_that_is_refused_again_does_not_hold_up_the_others() {
+    let spool = Spool::new(picky(b"\"2\""));
+    plain(&spool);
+    set_aside(&spool, "0000000001.ndjson", &[ONE, TWO, THREE]);
+    let sent = spool.command(&["replay", "--dead-letter"]);
+    assert_eq!(sent.status.code(), Some(69), "{}", said(&sent));
+    assert!(
+        said(&sent).contains("2 events sent again to lumberjack and removed, 1 refused again"),
+        "{}",
+        said(&sent)
+    );
+    let files = left(&spool);
+    assert_eq!(files.len(), 1);
+    assert!(
+        files[0].1.contains(TWO) && !files[0].1.contains(ONE),
+        "{files:?}"
+    );
+}
+
+#[test]
+fn a_server_that_refuses_everything_keeps_all_dead_letters() {
+    let spool = Spool::new(picky(b"{"));
+    plain(&spool);
+    set_aside(&spool, "0000000001.ndjson", &[ONE; 50]);
+    let before = left(&spool);
+    let sent = spool.command(&["replay", "--dead-letter"]);
+    assert_eq!(sent.status.code(), Some(69), "{}", said(&sent));
+    assert!(
+        said(&sent).contains("0 events sent again"),
+        "{}",
+        said(&sent)
+    );
+    assert_eq!(
+        said(&sent).matches("is refused again").count(),
+        3,
+        "{}",
+        said(&sent)
+    );
+    assert_eq!(left(&spool), before);
+}
