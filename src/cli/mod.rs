@@ -144,7 +144,7 @@ enum Command {
         #[command(subcommand)]
         what: queue::Command,
     },
-    /// Send kept events again, under the same event.id; the daemon's cursors do not move
+    /// Send kept events again, or those set aside, under the same event.id; the daemon's cursors do not move
     #[command(after_help = "Examples:
   spoolbeat replay disk --since 2h --root /srv/spool
   spoolbeat replay --dead-letter --output lumberjack --dry-run

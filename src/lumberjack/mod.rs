@@ -29,6 +29,20 @@
 //! client.send_all(lines.lines().map(Json)).await?;
 //! ```
 //!
+//! Over TLS, with a certificate that says who the client is (the files' names are in a folder `dir`):
+//!
+//! ```no_run
+//! let tls = tls::Settings {
+//!     certificate_authorities: vec![dir.join("ca.pem")],
+//!     identity: Some(tls::Identity {
+//!         certificate: dir.join("client.pem"),
+//!         key: dir.join("client.key"),
+//!     }),
+//!     ..tls::Settings::default()
+//! };
+//! let mut client = Client::to("localhost:5044").tls(tls).connect().await?;
+//! ```
+//!
 //! Nothing is tried a second time unless asked for ([`client::Builder::retries`]). An [`client::Error`]
 //! says what to do next, and how many events of the call need not be sent again:
 //!

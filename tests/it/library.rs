@@ -21,12 +21,14 @@ use spoolbeat::lumberjack::client::Advice;
 use spoolbeat::lumberjack::client::Builder;
 use spoolbeat::lumberjack::client::Json;
 use spoolbeat::lumberjack::server::ServerSettings;
+use spoolbeat::tls;
 use tokio::task;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::Mode;
 use crate::harness::SOON;
+use crate::receive::certificates;
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -134,6 +136,53 @@ async fn the_documented_server_keeps_what_it_acknowledges() -> Done {
     }
     assert_eq!(stored, [b"{\"n\":1}", b"{\"n\":2}"]);
     assert_eq!(sent.await??, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_documented_way_to_encrypt_proves_both_sides() -> Done {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path();
+    certificates(dir, &["server", "client"]);
+    let acceptor = tls::Acceptor::new(tls::ServerSettings {
+        identity: tls::Identity {
+            certificate: dir.join("server.pem"),
+            key: dir.join("server.key"),
+        },
+        certificate_authorities: vec![dir.join("ca.pem")],
+        client_authentication: tls::ClientAuthentication::Required,
+        supported_protocols: tls::Versions::Both,
+    });
+    let settings = ServerSettings {
+        tls: Some(acceptor),
+        ..ServerSettings::default()
+    };
+    let mut server = Server::bind("127.0.0.1:0", settings).await?;
+    let address = &server.addr().to_string();
+    let stored = tokio::spawn(async move {
+        let batch = server.next().await.expect("a batch");
+        let events = batch.events().len();
+        batch.ack();
+        events
+    });
+    let tls = tls::Settings {
+        certificate_authorities: vec![dir.join("ca.pem")],
+        identity: Some(tls::Identity {
+            certificate: dir.join("client.pem"),
+            key: dir.join("client.key"),
+        }),
+        ..tls::Settings::default()
+    };
+    let mut client = Client::to(address).tls(tls).connect().await?;
+    client.send(event(1)).await?;
+    assert_eq!(stored.await?, 1);
+    let missing = tls::Settings {
+        certificate_authorities: vec![dir.join("none.pem")],
+        ..tls::Settings::default()
+    };
+    let error = error_of(Client::to(address).tls(missing).connect().await);
+    assert_eq!(error.advice, Advice::Misconfigured, "{error}");
+    assert!(error.reason.contains("none.pem cannot be read"), "{error}");
     Ok(())
 }
 

@@ -15,6 +15,8 @@ use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::Spool;
 use crate::harness::said;
+use crate::receive::Receiver;
+use crate::receive::certificates;
 
 /// A server that answers an empty window with these bytes and goes on listening, or closes.
 fn server(answer: &'static [u8], goes_on: bool) -> u16 {
@@ -95,7 +97,7 @@ fn behind_a_step_that_fails_none_is_tried() {
 
 #[test]
 fn a_test_event_is_sent_only_when_asked_and_is_marked() {
-    let receiver = crate::receive::Receiver::start(&[]);
+    let receiver = Receiver::start(&[]);
     let port = receiver.addr.rsplit(':').next().unwrap().parse().unwrap();
     assert!(tried(port, &[]).status.success());
     let output = tried(port, &["--send"]);
@@ -130,4 +132,58 @@ fn only_the_output_that_is_named_is_tried() {
     );
     let first = spool.command(&["test", "output", "--output", "lumberjack"]);
     assert!(!said(&first).contains("second"), "{}", said(&first));
+}
+
+#[test]
+fn the_certificates_of_an_encrypted_server_are_shown_and_a_wrong_one_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path(), &["server", "other"]);
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let receiver = Receiver::start(&[
+        "--tls-cert",
+        &file("server.pem"),
+        "--tls-key",
+        &file("server.key"),
+    ]);
+    let port = receiver.addr.rsplit(':').next().unwrap().parse().unwrap();
+    let tried = |ca: &str| {
+        let spool = Spool::new(port);
+        let ssl = format!(
+            "[output.lumberjack.ssl]\ncertificate_authorities = [\"{}\"]\n",
+            file(ca)
+        );
+        spool.settings(&ssl);
+        spool.command(&["test", "output", "--json"])
+    };
+    let good = tried("ca.pem");
+    assert!(good.status.success(), "{}", said(&good));
+    let tls = step(&good, "tls");
+    assert_eq!(
+        tls["tls"]["chain"][0]["names"],
+        serde_json::json!(["127.0.0.1"]),
+        "{tls}"
+    );
+    for word in [
+        "TLSv1.3",
+        "trusted and for this host",
+        "for 127.0.0.1, signed by",
+        "good until",
+    ] {
+        assert!(
+            tls["words"].as_str().unwrap().contains(word),
+            "{word}: {tls}"
+        );
+    }
+    let wrong = tried("other.pem");
+    assert_eq!(wrong.status.code(), Some(69), "{}", said(&wrong));
+    assert_eq!(step(&wrong, "tls")["result"], "failed");
+    assert!(
+        step(&wrong, "tls")["words"]
+            .as_str()
+            .unwrap()
+            .contains("trusted here"),
+        "{}",
+        said(&wrong)
+    );
+    assert_eq!(step(&wrong, "protocol")["result"], "not_tried");
 }
