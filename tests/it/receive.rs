@@ -19,7 +19,7 @@ use crate::harness::spoolbeat;
 
 /// A receiver that runs, and the address that it said.
 pub(crate) struct Receiver {
-    child: Child,
+    child: Option<Child>,
     pub(crate) addr: String,
     words: BufReader<ChildStderr>,
     said: String,
@@ -44,7 +44,7 @@ impl Receiver {
             }
         };
         Self {
-            child,
+            child: Some(child),
             addr,
             words,
             said,
@@ -53,11 +53,22 @@ impl Receiver {
 
     /// Stops it; what it had printed, and what it said.
     pub(crate) fn stop(mut self) -> (Vec<u8>, String) {
-        signal("TERM", self.child.id());
+        let child = self.child.take().unwrap();
+        signal("TERM", child.id());
         self.words.read_to_string(&mut self.said).unwrap();
-        let output = self.child.wait_with_output().unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", self.said);
-        (output.stdout, self.said)
+        (output.stdout, std::mem::take(&mut self.said))
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Nothing can be done about a failure here: it means that it is gone.
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 
