@@ -113,6 +113,7 @@ fn the_json_names_are_stable() {
         },
         "outputs": [{
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",
+            "tls": "off",
             "acked_events": 1000, "waiting_events": 200, "not_mine_events": 0,
             "damaged_events": 0, "in_flight_windows": 1, "windows": 7, "connections": 2,
             "last_error": null,
