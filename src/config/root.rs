@@ -127,7 +127,9 @@ fn draft_root_with(
     let source = Source::new(segments.clone(), lookup);
     let mut table = Table::root(&source, source.tree(0));
     let folder = path.parent().unwrap_or(Path::new("."));
-    let (root, output_names) = read_root(&mut table, folder, Defaults::new(segments));
+    let (mut root, output_names) = read_root(&mut table, folder, Defaults::new(segments));
+    root.unusable
+        .sort_by_key(|problem| (problem.line, problem.column));
     table.finish();
     let problems = source.into_problems();
     Ok(Draft {

@@ -1256,6 +1256,16 @@ fn check_names_the_file_and_the_line_of_what_cannot_be_used() {
         let run = spool.command(&["run", "--once"]);
         assert_eq!(run.status.code(), Some(78), "{ssl}: {}", said(&run));
     }
+    let all =
+        "certificate = \"good.pem\"\nkey = \"no.key\"\ncertificate_authorities = [\"a\", \"b\"]";
+    write_ssl(&spool, "localhost", all);
+    let text = said(&spool.command(&["check"]));
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains(".ssl.")).collect();
+    let places = ["toml:6:7: ", "toml:7:28: ", "toml:7:33: "];
+    assert_eq!(lines.len(), places.len(), "all at once: {text}");
+    for (line, place) in lines.iter().zip(places) {
+        assert!(line.contains(place), "{place}: {text}");
+    }
     write_ssl(
         &spool,
         "localhost",
