@@ -45,6 +45,8 @@ pub enum Stream {
     Run,
     /// What the daemon itself has to tell, which is no run's: `d`.
     Daemon,
+    /// What Beats sent, with an `event.id` of theirs or none: `l`.
+    Lumberjack,
 }
 
 impl Stream {
@@ -56,6 +58,7 @@ impl Stream {
             Self::Stderr => 'e',
             Self::Run => 'r',
             Self::Daemon => 'd',
+            Self::Lumberjack => 'l',
         }
     }
 
@@ -67,15 +70,22 @@ impl Stream {
             Self::Stderr => "stderr",
             Self::Run => "run",
             Self::Daemon => "daemon",
+            Self::Lumberjack => "lumberjack",
         }
     }
 
     /// The stream with this [`Stream::letter`].
     #[must_use]
     pub fn from_letter(letter: char) -> Option<Self> {
-        [Self::Stdout, Self::Stderr, Self::Run, Self::Daemon]
-            .into_iter()
-            .find(|stream| stream.letter() == letter)
+        [
+            Self::Stdout,
+            Self::Stderr,
+            Self::Run,
+            Self::Daemon,
+            Self::Lumberjack,
+        ]
+        .into_iter()
+        .find(|stream| stream.letter() == letter)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::event::Route;
 use crate::run::Phase;
 use crate::schedule::Policy;
 use crate::schedule::Schedule;
+use crate::source::lumberjack;
 use crate::source::multiline;
 
 /// What a script is told by its environment, and what `args` and `env` may refer to.
@@ -48,6 +49,8 @@ pub struct Job {
     pub fields: serde_json::Map<String, serde_json::Value>,
     /// What is run, for a job that runs something.
     pub task: Option<Arc<Task>>,
+    /// `[source.lumberjack]`: it takes events from Beats.
+    pub receive: Option<lumberjack::Settings>,
     /// The outputs that get its events.
     pub route: Route,
     /// How many results are kept.

@@ -478,7 +478,7 @@ impl RunFiles {
         let done = match stream {
             Stream::Stdout => self.stdout.write(chunk, now),
             Stream::Stderr => self.stderr.write(chunk, now),
-            Stream::Run | Stream::Daemon => Ok(()),
+            Stream::Run | Stream::Daemon | Stream::Lumberjack => Ok(()),
         };
         self.remember(done);
     }

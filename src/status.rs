@@ -254,6 +254,9 @@ pub struct Job {
     pub runs: Outcomes,
     /// Events captured from it since the queue was made.
     pub captured_events: u64,
+    /// What it takes from Beats; absent when it does not listen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// Ticks since it was loaded at which it was due and did not run: it still ran, waited for a
     /// slot, or schedules were paused.
     pub skipped_ticks: u64,
@@ -267,6 +270,32 @@ pub struct Job {
     pub overdue: bool,
     /// What is wrong with the newest edit of it; the last good generation stays.
     pub problems: Vec<Problem>,
+}
+
+/// What a job takes from Beats, counted since it began to listen on this address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The address.
+    pub listen: String,
+    /// `listening`, `starting` or `failed`: the address cannot be had, and is tried again.
+    pub state: String,
+    /// Connections that are open.
+    pub open_connections: u64,
+    /// Connections that were taken.
+    pub connections: u64,
+    /// Connections that were closed at once because there were too many.
+    pub turned_away_connections: u64,
+    /// Windows that were captured and acknowledged.
+    pub windows: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Connections that were closed without an ACK because of what the client did, or because its
+    /// window could not be taken.
+    pub refused: u64,
+    /// Why it does not listen, in words.
+    pub problem: Option<String>,
+    /// Why the last connection was refused, in words.
+    pub last_refused: Option<String>,
 }
 
 /// What a job is doing.

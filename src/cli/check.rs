@@ -184,7 +184,11 @@ impl Report {
     fn good(&mut self, job: &Job, now: Timestamp) {
         let (when, next) = match &job.task {
             Some(task) => self.task(job, task, now),
-            None => Default::default(),
+            None => {
+                let listens = job.receive.as_ref();
+                let when = listens.map(|how| format!("listens for Beats on {}", how.listen));
+                (when.unwrap_or_default(), Vec::new())
+            }
         };
         self.jobs.push(Checked {
             job: job.name.clone(),

@@ -1,4 +1,5 @@
-//! `[defaults]`: what a job's own configuration is laid over.
+//! What of the root configuration a job is checked against: `[defaults]`, which its own is laid
+//! over, and where the outputs lead.
 //!
 //! Must never decide what a key means, only which of two values stands.
 
@@ -13,19 +14,19 @@ use super::source::merge;
 pub(super) const KINDS: [&str; 5] = ["cron", "every", "every_after", "once", "keep_running"];
 
 /// `[defaults]` of the root configuration, as text: each job is laid over it anew, so that a
-/// problem still names the file that a value stands in.
+/// problem still names the file that a value stands in. With them, where the outputs lead.
 #[derive(Debug, Clone)]
 pub struct Defaults {
     segments: Vec<Segment>,
+    /// Each output's name with each of its hosts, `host:port`.
+    pub(super) hosts: Vec<(String, String)>,
 }
 
 impl Defaults {
     /// Defaults that set nothing.
     #[must_use]
     pub const fn none() -> Self {
-        Self {
-            segments: Vec::new(),
-        }
+        Self::new(Vec::new())
     }
 
     /// Whether they set nothing.
@@ -34,7 +35,10 @@ impl Defaults {
     }
 
     pub(super) const fn new(segments: Vec<Segment>) -> Self {
-        Self { segments }
+        Self {
+            segments,
+            hosts: Vec::new(),
+        }
     }
 
     /// The texts behind a job's own of `length` bytes.
@@ -55,7 +59,7 @@ impl PartialEq for Defaults {
                 .map(|segment| segment.text.clone())
                 .collect()
         };
-        texts(self) == texts(other)
+        texts(self) == texts(other) && self.hosts == other.hosts
     }
 }
 

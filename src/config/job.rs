@@ -36,6 +36,10 @@ use crate::job::Language;
 use crate::job::Script;
 use crate::job::Task;
 use crate::schedule::cron;
+
+use receive::Receive;
+
+mod receive;
 use capture::Goal;
 use capture::RawCapture;
 
@@ -113,10 +117,13 @@ fn load_job_with(
         lay_over(&mut tree, source.tree(1));
     }
     let mut table = Table::root(&source, tree);
-    let raw = Raw::read(&mut table);
+    let mut raw = Raw::read(&mut table);
+    raw.receive = Receive::read(&mut table, &defaults.hosts);
+    let unusable = std::mem::take(&mut raw.receive.unusable);
     let job = raw.check(&table, name, folder, generation, outputs);
     table.finish();
-    let problems = source.into_problems();
+    let mut problems = source.into_problems();
+    problems.extend(unusable);
     match job {
         Some(job) if problems.is_empty() => Ok(job),
         _ => Err(problems),
@@ -145,6 +152,7 @@ struct Raw {
     enabled: Option<Leaf<bool>>,
     tags: Option<Vec<Leaf<String>>>,
     fields: Option<serde_json::Map<String, serde_json::Value>>,
+    fields_at: Option<Range<usize>>,
     /// Where `[script]` is, whatever is in it.
     script_at: Option<Range<usize>>,
     run: Option<Leaf<String>>,
@@ -163,6 +171,7 @@ struct Raw {
     stdout: RawCapture,
     stderr: RawCapture,
     to: Option<Vec<Leaf<String>>>,
+    receive: Receive,
     keep_runs: Option<u32>,
     keep_age: Option<Leaf<Duration>>,
     keep_bytes: Option<Leaf<u64>>,
@@ -170,7 +179,9 @@ struct Raw {
 
 impl Raw {
     fn read(table: &mut Table<'_, '_>) -> Self {
+        let fields_at = table.place_of("fields");
         let mut raw = Self {
+            fields_at,
             description: table.text("description", "description = \"Failed logins\""),
             enabled: table.truth("enabled", "enabled = true"),
             tags: table.texts("tags", "tags = [\"idp\"]"),
@@ -222,7 +233,7 @@ impl Raw {
 
     /// Decides what the keys mean together.
     fn check(
-        self,
+        mut self,
         table: &Table<'_, '_>,
         name: &str,
         folder: &Path,
@@ -230,10 +241,39 @@ impl Raw {
         outputs: &[String],
     ) -> Option<Job> {
         self.check_names(table);
+        let route = self.route(table, outputs);
+        let task = if self.runs(table) {
+            Some(Arc::new(self.task(table, folder)?))
+        } else {
+            self.check_untouched(table);
+            None
+        };
+        Some(Job {
+            name: name.to_owned(),
+            generation: generation.to_owned(),
+            folder: folder.to_path_buf(),
+            description: self.description.map_or(String::new(), |leaf| leaf.value),
+            enabled: self.enabled.is_none_or(|leaf| leaf.value),
+            tags: values(self.tags),
+            fields: self.fields.unwrap_or_default(),
+            task,
+            receive: self.receive.settings,
+            route,
+            keep: Keep {
+                runs: self.keep_runs.unwrap_or(50),
+                age: self
+                    .keep_age
+                    .map_or(Duration::from_secs(30 * 86_400), |leaf| leaf.value),
+                bytes: self.keep_bytes.map_or(100 << 20, |leaf| leaf.value),
+            },
+        })
+    }
+
+    /// What is run, and when.
+    fn task(&mut self, table: &Table<'_, '_>, folder: &Path) -> Option<Task> {
         let schedule = self.schedule.check(table);
         let file = self.script_file(table, folder);
         let language = self.language(table, folder, file.as_deref());
-        let route = self.route(table, outputs);
         let timeout = match self.schedule.is_kept_running() {
             // A default limit is meant for runs that are expected to end.
             true => self
@@ -248,46 +288,52 @@ impl Raw {
             policy,
             expect_every,
         } = schedule?;
-        Some(Job {
-            name: name.to_owned(),
-            generation: generation.to_owned(),
-            folder: folder.to_path_buf(),
-            description: self.description.map_or(String::new(), |leaf| leaf.value),
-            enabled: self.enabled.is_none_or(|leaf| leaf.value),
-            tags: values(self.tags),
-            fields: self.fields.unwrap_or_default(),
-            task: Some(Arc::new(Task {
-                script: Script {
-                    run: file?,
-                    language: language?,
-                    args: values(self.args),
-                    env: self
-                        .env
-                        .into_iter()
-                        .map(|(name, value)| (name.value, value.value))
-                        .collect::<BTreeMap<_, _>>(),
-                    pass_env: values(self.pass_env),
-                    timeout,
-                    kill_grace: self.kill_grace.map_or(KILL_GRACE, |leaf| leaf.value),
-                    cwd: self.cwd.unwrap_or(Cwd::Job),
-                    on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
-                    on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
-                },
-                schedule,
-                policy,
-                expect_every,
-                stdout: self.stdout.check(table, &[Goal::Events]),
-                stderr: self.stderr.check(table, &[Goal::Events, Goal::Log]),
-            })),
-            route,
-            keep: Keep {
-                runs: self.keep_runs.unwrap_or(50),
-                age: self
-                    .keep_age
-                    .map_or(Duration::from_secs(30 * 86_400), |leaf| leaf.value),
-                bytes: self.keep_bytes.map_or(100 << 20, |leaf| leaf.value),
+        Some(Task {
+            script: Script {
+                run: file?,
+                language: language?,
+                args: values(self.args.take()),
+                env: std::mem::take(&mut self.env)
+                    .into_iter()
+                    .map(|(name, value)| (name.value, value.value))
+                    .collect::<BTreeMap<_, _>>(),
+                pass_env: values(self.pass_env.take()),
+                timeout,
+                kill_grace: self
+                    .kill_grace
+                    .as_ref()
+                    .map_or(KILL_GRACE, |leaf| leaf.value),
+                cwd: self.cwd.unwrap_or(Cwd::Job),
+                on_stop: self.on_stop.unwrap_or(AtEnd::Terminate),
+                on_remove: self.on_remove.unwrap_or(AtEnd::Terminate),
             },
+            schedule,
+            policy,
+            expect_every,
+            stdout: std::mem::take(&mut self.stdout).check(table, &[Goal::Events]),
+            stderr: std::mem::take(&mut self.stderr).check(table, &[Goal::Events, Goal::Log]),
         })
+    }
+
+    /// Whether there is something to run, or half of it, which is a mistake.
+    fn runs(&self, table: &Table<'_, '_>) -> bool {
+        let is_own =
+            |at: &Option<Range<usize>>| at.as_ref().is_some_and(|at| table.source.is_own(at));
+        !self.receive.is_there || is_own(&self.script_at) || is_own(&self.schedule.at)
+    }
+
+    /// Refuses what would be added to events that pass byte for byte.
+    fn check_untouched(&self, table: &Table<'_, '_>) {
+        let tags = self.tags.as_ref().and_then(|tags| tags.first());
+        let own_tags = tags.filter(|leaf| table.source.is_own(&leaf.at));
+        let own_fields = self.fields_at.as_ref().filter(|at| table.source.is_own(at));
+        let message = "events of [source.lumberjack] pass byte for byte; remove it, and add it where they come from, in Filebeat by `tags` or `fields`";
+        if let Some(leaf) = own_tags {
+            table.refuse(leaf, message.to_owned());
+        }
+        if let Some(at) = own_fields {
+            table.source.problem(at, "fields", message.to_owned());
+        }
     }
 
     /// Checks what has to be a name.

@@ -13,13 +13,14 @@ use crate::files;
 
 use crate::queue;
 use crate::sink;
-use crate::tls;
+use crate::source::lumberjack;
 
 mod defaults;
 mod expand;
 mod find;
 mod folder;
 mod job;
+mod listen;
 mod reader;
 mod root;
 mod source;
@@ -182,12 +183,10 @@ pub enum OutputKind {
 /// `[receiver]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
-    /// `ADDR:PORT` to listen on; port 0 picks one.
-    pub listen: String,
+    /// How it listens.
+    pub server: lumberjack::Settings,
     /// Whether received events are printed to standard output. Default true.
     pub print: bool,
-    /// `ssl`: encryption. Default none.
-    pub tls: Option<tls::ServerSettings>,
 }
 
 /// `[log]`.

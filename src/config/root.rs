@@ -16,6 +16,7 @@ use super::ROOT_FILE;
 use super::Receiver;
 use super::Root;
 use super::job;
+use super::listen;
 use super::read_text;
 use super::reader::Leaf;
 use super::reader::Table;
@@ -170,7 +171,11 @@ fn segments(file: String, text: String, overrides: &[String]) -> Result<Vec<Segm
     Ok(segments)
 }
 
-fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (Root, Vec<String>) {
+fn read_root(
+    table: &mut Table<'_, '_>,
+    folder: &Path,
+    mut defaults: Defaults,
+) -> (Root, Vec<String>) {
     let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
     let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
     let dir = match std::path::absolute(&dir) {
@@ -186,6 +191,13 @@ fn read_root(table: &mut Table<'_, '_>, folder: &Path, defaults: Defaults) -> (R
         unusable: Vec::new(),
     };
     let (outputs, names) = read_outputs(table, &mut files);
+    for output in &outputs {
+        let OutputKind::Lumberjack(settings) = &output.kind;
+        let hosts = settings.hosts.iter();
+        defaults
+            .hosts
+            .extend(hosts.map(|host| (output.name.clone(), host.clone())));
+    }
     if let Some(table) = table.table("defaults") {
         job::check_defaults(table, &names);
     }
@@ -453,23 +465,15 @@ fn read_results(root: &mut Table<'_, '_>) -> u64 {
 }
 
 fn read_receiver(root: &mut Table<'_, '_>, files: &mut ssl::Files<'_>) -> Option<Receiver> {
-    const EXAMPLE: &str = "listen = \"127.0.0.1:5044\"";
     let mut table = root.table("receiver")?;
-    let mut receiver = Receiver {
-        listen: format!("127.0.0.1:{LUMBERJACK_PORT}"),
-        print: true,
-        tls: ssl::read_server(&mut table, files),
-    };
-    if let Some(leaf) = table.text("listen", EXAMPLE) {
-        match units::parse_address(&leaf.value, None) {
-            Ok(address) => receiver.listen = address,
-            Err(message) => table.refuse(&leaf, format!("{message}; write {EXAMPLE}")),
-        }
-    }
+    let usual = format!("127.0.0.1:{LUMBERJACK_PORT}");
+    let (server, _) = listen::read(&mut table, files, Some(&usual));
     let print = table.truth("print", "print = true");
-    set(&mut receiver.print, print);
     table.finish();
-    Some(receiver)
+    Some(Receiver {
+        server,
+        print: print.is_none_or(|leaf| leaf.value),
+    })
 }
 
 fn read_stop(root: &mut Table<'_, '_>) -> Duration {

@@ -129,7 +129,11 @@ pub fn ssl_warnings(root: &Root) -> Vec<String> {
             add(&format!("output.{}", output.name), tls.warnings(now));
         }
     }
-    if let Some(tls) = root.receiver.as_ref().and_then(|one| one.tls.as_ref()) {
+    if let Some(tls) = root
+        .receiver
+        .as_ref()
+        .and_then(|one| one.server.tls.as_ref())
+    {
         add("receiver", tls.identity.warnings(now));
     }
     warnings

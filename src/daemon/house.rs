@@ -22,6 +22,8 @@ use crate::daemon::Error;
 use crate::daemon::herald::Herald;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Keeper;
+use crate::daemon::listeners::Listeners;
+use crate::daemon::listeners::Shared;
 use crate::daemon::outputs::Outputs;
 use crate::daemon::outputs::Views;
 use crate::disk;
@@ -34,6 +36,7 @@ use crate::event::Route;
 use crate::event::RunId;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Shape;
+use crate::lumberjack::server::Memory;
 use crate::process;
 use crate::queue;
 use crate::queue::JobPast;
@@ -164,6 +167,8 @@ pub(super) struct House {
     ledger: Arc<Mutex<Ledger>>,
     views: Views,
     keeper: Keeper,
+    /// None with `--once`, and when the drain has begun.
+    listeners: Option<Listeners>,
 }
 
 /// What the supervisor has to know of the former daemon.
@@ -215,6 +220,7 @@ impl House {
             outputs: Some(outputs),
             ledger,
             keeper: Keeper::new(results, root.results_bytes),
+            listeners: None,
             claim,
         };
         Ok((house, before))
@@ -242,6 +248,16 @@ impl House {
             flush: root.queue.flush,
             results: Some(Results::new(self.claim.root.join("results"))),
         })
+    }
+
+    /// Lets jobs listen for Beats from now on.
+    pub(super) fn listen(&mut self, host: &Host, memory: Memory) {
+        self.listeners = Some(Listeners::new(Shared {
+            intake: host.intake.clone(),
+            pool: host.pool.clone(),
+            limits: host.limits,
+            memory,
+        }));
     }
 
     fn identity(&self, shape: &Shape) -> Result<Identity, Error> {
@@ -390,6 +406,9 @@ impl House {
 
     pub(super) fn seen(&mut self, change: &Change) {
         self.keeper.seen(change);
+        if let Some(listeners) = &mut self.listeners {
+            listeners.seen(change);
+        }
     }
 
     pub(super) fn run_ended(&mut self, _: &Ended) {
@@ -403,13 +422,17 @@ impl House {
         let (herald, level) = (self.herald.take(), self.level.clone());
         self.dropped = herald.as_ref().map_or(0, Herald::dropped);
         let limit = self.settings.stop_timeout;
+        let closed = self.listeners.take().map(Listeners::close);
         async move {
             if let Some(herald) = herald {
                 let told = clock::within(limit, herald.close()).await;
                 tracing::debug!(?told, "the daemon's own events are told");
             }
-            let end = level.borrow().next_seq;
             let mut left = 0;
+            if let Some(closed) = closed {
+                closed.await;
+            }
+            let end = level.borrow().next_seq;
             if let Some(outputs) = outputs {
                 left = outputs.drain(end, limit).await;
             }
@@ -428,6 +451,10 @@ impl House {
         let mut jobs = snapshot.jobs;
         for job in &mut jobs {
             job.captured_events = ledger.jobs.get(&job.name).map_or(0, |past| past.captured);
+            job.source = self
+                .listeners
+                .as_ref()
+                .and_then(|all| all.status(&job.name));
         }
         let acked = outputs.iter().map(|output| output.acked_events).min();
         Status {

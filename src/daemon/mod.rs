@@ -16,6 +16,8 @@ use crate::control;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::lumberjack::server::BindError;
+use crate::lumberjack::server::MEMORY_BYTES_MAX;
+use crate::lumberjack::server::Memory;
 use crate::process;
 use crate::queue::OpenError;
 use crate::spool;
@@ -31,6 +33,7 @@ mod driver;
 mod herald;
 mod house;
 mod keeper;
+mod listeners;
 mod outputs;
 mod receiver;
 mod signals;
@@ -107,12 +110,16 @@ impl std::error::Error for Error {}
 pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit, Error> {
     let claim = house::claim(&root.dir)?;
     let signals = Signals::listen().map_err(Error::System)?;
+    let memory = Memory::new(MEMORY_BYTES_MAX);
     let receiver = match &root.receiver {
-        Some(settings) => Some(Receiver::start(settings).await?),
+        Some(settings) => Some(Receiver::start(settings, memory.clone()).await?),
         None => None,
     };
     let (mut house, before) = House::open(claim, &root)?;
     let host = house.host(&root)?;
+    if mode == Mode::Serve {
+        house.listen(&host, memory);
+    }
     let state_dir = root.dir.join("state");
     let control = control::bind(&state_dir).map_err(|error| Error::Disk {
         path: state_dir.clone(),

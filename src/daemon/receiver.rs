@@ -3,6 +3,7 @@
 //! What it receives is printed, or taken and forgotten. Knows nothing of our own outputs, which
 //! find it by its address like any other server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,10 +19,9 @@ use crate::clock;
 use crate::config;
 use crate::daemon::Error;
 use crate::lumberjack::server::Delivery;
-use crate::lumberjack::server::ServerSettings;
+use crate::lumberjack::server::Memory;
 use crate::lumberjack::server::bind;
 use crate::lumberjack::server::serve;
-use crate::tls::Acceptor;
 
 /// How long connections and a printer that is blocked by its reader may hold up the end.
 const STOP_WAIT: Duration = Duration::from_secs(1);
@@ -36,8 +36,10 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Listens from now on.
-    pub(super) async fn start(settings: &config::Receiver) -> Result<Self, Error> {
-        let listener = bind(&settings.listen).await.map_err(Error::Receiver)?;
+    pub(super) async fn start(settings: &config::Receiver, memory: Memory) -> Result<Self, Error> {
+        let listener = bind(&settings.server.listen)
+            .await
+            .map_err(Error::Receiver)?;
         let addr = listener.local_addr().map_err(Error::System)?;
         let (deliver, deliveries) = mpsc::channel(WINDOWS_WAITING_MAX);
         let printer = if settings.print {
@@ -49,10 +51,7 @@ impl Receiver {
         let (stop, stopping) = watch::channel(false);
         let server = tokio::spawn(serve(
             listener,
-            ServerSettings {
-                tls: settings.tls.clone().map(Acceptor::new),
-                ..ServerSettings::default()
-            },
+            settings.server.server(memory, Arc::default()),
             deliver,
             stopping,
         ));

@@ -295,3 +295,9 @@ pub fn hostname() -> String {
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "localhost".to_owned())
 }
+
+/// Whether this machine has the address: then a socket can be bound to it. Nothing is sent.
+#[must_use]
+pub fn is_own_address(address: std::net::IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}

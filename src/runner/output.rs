@@ -80,6 +80,12 @@ impl Pool {
         u32::try_from(bytes.min(POOL_BYTES).div_ceil(POOL_UNIT_BYTES)).unwrap_or(u32::MAX)
     }
 
+    /// Room for so many bytes, when those who asked before have had theirs.
+    pub async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let reserved = Arc::clone(&self.0).acquire_many_owned(Self::units(bytes));
+        reserved.await.expect("the pool is never closed")
+    }
+
     fn reserve_now(&self, units: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_many_owned(units).ok()
     }
@@ -448,7 +454,7 @@ impl Output {
     fn parts(&mut self, stream: Stream) -> (&mut Pipe, &mut Gather, &mut LogLines) {
         let pipe = match stream {
             Stream::Stderr => &mut self.stderr,
-            Stream::Stdout | Stream::Run | Stream::Daemon => &mut self.stdout,
+            Stream::Stdout | Stream::Run | Stream::Daemon | Stream::Lumberjack => &mut self.stdout,
         };
         (pipe, &mut self.gather, &mut self.log)
     }

@@ -5,4 +5,5 @@
 
 pub mod gather;
 pub mod lines;
+pub mod lumberjack;
 pub mod multiline;

@@ -75,6 +75,11 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
     } else {
         table(&mut out, &job_rows(&status.jobs, now), look);
     }
+    let sources = source_rows(&status.jobs);
+    if sources.len() > 1 {
+        out.push('\n');
+        table(&mut out, &sources, look);
+    }
     problems(&mut out, status, look);
     out
 }
@@ -180,6 +185,44 @@ fn state(job: &Job) -> String {
     text
 }
 
+/// The jobs that listen for Beats, under a header.
+fn source_rows(jobs: &[Job]) -> Vec<Vec<Cell>> {
+    let mut rows = vec![header(&[
+        "SOURCE",
+        "STATE",
+        "LISTEN",
+        "CONNECTIONS",
+        "WINDOWS",
+        "EVENTS",
+        "REFUSED",
+        "LAST REFUSED",
+    ])];
+    for (job, source) in jobs
+        .iter()
+        .filter_map(|job| Some((job, job.source.as_ref()?)))
+    {
+        let refused = source.refused + source.turned_away_connections;
+        let (good, bad) = (Paint::Good, Paint::Bad);
+        rows.push(vec![
+            Cell::plain(&job.name),
+            Cell::new(
+                &source.state,
+                if source.problem.is_some() { bad } else { good },
+            ),
+            Cell::plain(&source.listen),
+            Cell::plain(source.open_connections.to_string()),
+            Cell::plain(source.windows.to_string()),
+            Cell::plain(source.events.to_string()),
+            Cell::new(
+                refused.to_string(),
+                if refused > 0 { bad } else { Paint::None },
+            ),
+            Cell::new(source.last_refused.as_deref().unwrap_or("-"), Paint::Faint),
+        ]);
+    }
+    rows
+}
+
 fn last_run(job: &Job, now: Timestamp) -> Cell {
     if let Some(running) = job.running.first() {
         let since = show_duration(now.since(running.started_at.0));
@@ -251,6 +294,11 @@ fn problems(out: &mut String, status: &Status, look: Look) {
             "output {}: {} events were lost to damage in the queue; see `spoolbeat queue verify`",
             output.name, output.damaged_events
         ));
+    }
+    for job in &status.jobs {
+        let source = job.source.iter();
+        let problem = source.filter_map(|source| source.problem.as_ref());
+        lines.extend(problem.map(|why| format!("job {}: {why}; it is tried again", job.name)));
     }
     let sources = &status.totals.sources;
     if sources.lines_cut > 0 {

@@ -55,6 +55,7 @@ fn sample() -> Status {
             last_error: None,
         }],
         jobs: vec![Job {
+            source: None,
             name: "disk".to_owned(),
             state: JobState::Idle,
             generation: Some("00c0ffee00c0ffee".to_owned()),

@@ -70,6 +70,7 @@ impl Supervisor {
             last_success_at: known.past.last_success_at.map(At),
             runs: known.past.runs,
             captured_events: 0,
+            source: None,
             skipped_ticks: view.map_or(0, |view| view.skipped),
             waiting_runs: view.map_or(0, |view| view.waiting),
             restarts: view.map_or(0, |view| view.restarts),

@@ -42,6 +42,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         enabled: true,
         tags: Vec::new(),
         fields: serde_json::Map::new(),
+        receive: None,
         task: Some(Arc::new(Task {
             script: Script {
                 run: "run.sh".to_owned(),

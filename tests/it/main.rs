@@ -1,6 +1,7 @@
 //! The real binary on real folders, against a Lumberjack server that does what a test tells it.
 
 mod accounts;
+mod aggregation;
 mod bombs;
 mod capture;
 mod cut_points;

@@ -89,6 +89,7 @@ fn bench(script: &str) -> Bench {
         tags: vec!["t".into()],
         fields: serde_json::Map::new(),
         task: None,
+        receive: None,
         route: Route::to(vec!["lumberjack".into()]),
         keep: Keep {
             runs: 50,

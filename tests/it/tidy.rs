@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("results", "cleanup clock disk event files run units"),
     (
         "source",
-        "clock disk event files lumberjack pipeline process protocol queue run units",
+        "clock disk event files lumberjack pipeline process protocol queue run tls units",
     ),
     (
         "sink",

@@ -56,7 +56,7 @@ pub(super) struct Checked {
 #[derive(Debug, Default)]
 pub(super) struct RawSchedule {
     /// Where it is, whatever is in it.
-    at: Option<Range<usize>>,
+    pub(super) at: Option<Range<usize>>,
     /// The kinds of schedule that are there, also those that could not be read.
     kinds: Vec<&'static str>,
     /// Where the keys of [`GOES_WITH`] are that are there.

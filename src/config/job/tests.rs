@@ -702,3 +702,112 @@ fn a_folder_without_a_job_file_is_told_what_to_write() {
         "{words}"
     );
 }
+
+const LISTENS: &str = "[source.lumberjack]\nlisten = \"0.0.0.0:5044\"\n";
+
+#[test]
+fn a_job_may_only_listen_for_beats() {
+    let job = load(LISTENS).unwrap();
+    assert!(job.task.is_none());
+    let settings = job.receive.unwrap();
+    assert_eq!(
+        settings,
+        crate::source::lumberjack::Settings::new("0.0.0.0:5044")
+    );
+    let all = format!(
+        "{LISTENS}max_window = 2048\nmax_frame = \"1MiB\"\nmax_inflated = \"16MiB\"\nmax_connections = 9\n\
+         max_connections_per_peer = 3\nclient_inactivity_timeout = \"60s\"\n"
+    );
+    let settings = load(&all).unwrap().receive.unwrap();
+    let limits = settings.limits;
+    assert_eq!(limits.window_events, 2048);
+    assert_eq!(
+        (limits.frame_bytes, limits.window_bytes),
+        (1 << 20, 16 << 20)
+    );
+    assert_eq!(
+        (settings.connections, settings.connections_per_peer),
+        (9, 3)
+    );
+    assert_eq!(settings.idle_timeout, Some(Duration::from_secs(60)));
+    // Defaults for scripts and events are none of its business, and a script beside it is.
+    let under = defaults(
+        "[defaults]\ntags = [\"all\"]\nfields = { a = 1 }\n[defaults.script]\ntimeout = \"1m\"\n",
+    );
+    let job = load_bytes(LISTENS.as_bytes(), &under).unwrap();
+    assert!(job.task.is_none());
+    let both = load(&format!("{SMALL}{LISTENS}")).unwrap();
+    assert!(both.task.is_some() && both.receive.is_some());
+}
+
+#[test]
+fn what_cannot_be_listened_by_is_explained_at_its_place() {
+    for (text, wanted) in [
+        (
+            "[source]\n",
+            ":1:1: source.lumberjack: is missing; write [source.lumberjack]",
+        ),
+        (
+            "[source.lumberjack]\n",
+            ":1:1: source.lumberjack.listen: is missing; write listen = \"0.0.0.0:5044\"",
+        ),
+        (
+            "[source.lumberjack]\nlisten = \"5044\"\n",
+            ":2:10: source.lumberjack.listen: `5044` is not an address",
+        ),
+        (
+            "[source.beats]\nlisten = \"0.0.0.0:5044\"\n",
+            "unknown key `beats`; known here: lumberjack",
+        ),
+        (
+            &format!("{LISTENS}max_windows = 7\n"),
+            ":3:1: source.lumberjack.max_windows: unknown key `max_windows`; did you mean `max_window`?",
+        ),
+        (
+            &format!("{LISTENS}max_window = 20000\n"),
+            "`20000` is not in 1..=10000",
+        ),
+        (
+            &format!("{LISTENS}max_frame = \"1GiB\"\n"),
+            "`1GiB` is too large; the most is 10.0 MiB",
+        ),
+        (
+            &format!("{LISTENS}[source.lumberjack.ssl]\n"),
+            "source.lumberjack.ssl.certificate: is missing",
+        ),
+        (
+            &format!("tags = [\"a\"]\n{LISTENS}"),
+            ":1:9: tags: events of [source.lumberjack] pass byte for byte",
+        ),
+        (
+            &format!("fields = {{ a = 1 }}\n{LISTENS}"),
+            ":1:10: fields: events of [source.lumberjack] pass byte for byte",
+        ),
+        (
+            &format!("{LISTENS}[schedule]\nevery = \"1m\"\n"),
+            "script.run: is missing",
+        ),
+    ] {
+        let found = problems(text);
+        assert!(
+            found.iter().any(|one| one.contains(wanted)),
+            "{text}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_leads_back_to_the_job_is_refused_with_both_names() {
+    let mut root = Defaults::none();
+    let host = |host: &str| ("siem".to_owned(), host.to_owned());
+    root.hosts = vec![host("192.0.2.1:5044"), host("localhost:5044")];
+    let found = load_bytes(LISTENS.as_bytes(), &root).unwrap_err();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let found = found[0].to_string();
+    assert!(
+        found.starts_with("jobs/idp/job.toml:2:10: source.lumberjack.listen: output `siem` sends to localhost:5044, which is here"),
+        "{found}"
+    );
+    root.hosts.pop();
+    assert!(load_bytes(LISTENS.as_bytes(), &root).is_ok());
+}

@@ -99,9 +99,8 @@ fn every_key_is_taken() {
     assert_eq!(root.queue, queue);
     assert_eq!(root.results_bytes, 10 << 20);
     let receiver = Receiver {
-        listen: "127.0.0.1:0".to_owned(),
+        server: crate::source::lumberjack::Settings::new("127.0.0.1:0"),
         print: false,
-        tls: None,
     };
     assert_eq!(root.receiver, Some(receiver));
     assert_eq!(root.stop_timeout, Duration::from_secs(9));
