@@ -304,6 +304,8 @@ pub struct Source {
 pub enum JobState {
     /// Nothing to do now.
     Idle,
+    /// Takes events from Beats; no run goes on.
+    Listening,
     /// A run goes on.
     Running,
     /// Due; waits for a slot, or for the record of a run that a crash interrupted.
@@ -326,6 +328,7 @@ impl JobState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Listening => "listening",
             Self::Running => "running",
             Self::Waiting => "waiting",
             Self::Held => "held",

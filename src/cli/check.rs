@@ -186,6 +186,11 @@ impl Report {
             Some(task) => self.task(job, task, now),
             None => {
                 let listens = job.receive.as_ref();
+                if let Some(tls) = listens.and_then(|how| how.tls.as_ref()) {
+                    let found = tls.identity.warnings(now).into_iter();
+                    let of_job = found.map(|one| format!("jobs/{}: {one}", job.name));
+                    self.warnings.extend(of_job);
+                }
                 let when = listens.map(|how| format!("listens for Beats on {}", how.listen));
                 (when.unwrap_or_default(), Vec::new())
             }

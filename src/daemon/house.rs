@@ -54,6 +54,7 @@ use crate::spool::Change;
 use crate::status;
 use crate::status::Answer;
 use crate::status::At;
+use crate::status::JobState;
 use crate::status::Status;
 use crate::supervisor::OpenRun;
 use crate::supervisor::Past;
@@ -455,6 +456,10 @@ impl House {
                 .listeners
                 .as_ref()
                 .and_then(|all| all.status(&job.name));
+            let listens = job.source.as_ref().is_some_and(|one| one.problem.is_none());
+            if listens && job.state == JobState::Idle {
+                job.state = JobState::Listening;
+            }
         }
         let acked = outputs.iter().map(|output| output.acked_events).min();
         Status {

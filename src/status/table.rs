@@ -344,7 +344,7 @@ const fn state_paint(state: DaemonState) -> Paint {
 fn job_paint(job: &Job) -> Paint {
     match job.state {
         _ if job.overdue || !job.problems.is_empty() => Paint::Bad,
-        JobState::Running => Paint::Good,
+        JobState::Running | JobState::Listening => Paint::Good,
         JobState::Idle => Paint::None,
         JobState::Waiting | JobState::Held | JobState::Paused => Paint::Warn,
         JobState::Disabled | JobState::Removed => Paint::Faint,

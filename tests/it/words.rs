@@ -174,7 +174,16 @@ fn the_manual_names_every_key_and_every_command() {
     let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let spool = Spool::new(1);
     let odd = "zzzzzzzz = 1";
-    let sections = ["script", "schedule", "capture.stdout", "output", "results"];
+    let sections = [
+        "script",
+        "schedule",
+        "capture.stdout",
+        "output",
+        "results",
+        "source",
+        "source.lumberjack",
+        "source.lumberjack.ssl",
+    ];
     let mut job = format!("{odd}\n");
     for section in sections {
         job.push_str(&format!("[{section}]\n{odd}\n"));

@@ -137,10 +137,9 @@ impl fmt::Display for Fault {
                 "the client sent a version 2 frame of type `D`; \
                  version 2 events are of type `J`, as Filebeat sends them",
             ),
-            Self::JsonFrame => f.write_str(
-                "the client sent a version 1 frame of type `J`; \
-                 version 1 events are of type `D`, JSON is for version 2",
-            ),
+            Self::JsonFrame => {
+                f.write_str("the client sent JSON in version 1; its events are of type `D`")
+            }
             Self::MixedVersions { window, frame } => write!(
                 f,
                 "the client sent `{}` in a window of version {}; \

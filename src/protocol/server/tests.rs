@@ -667,6 +667,28 @@ proptest! {
     }
 
     #[test]
+    fn pairs_become_the_object_of_them(
+        pairs in proptest::collection::vec(("\\PC{0,9}", "(?s).{0,30}"), 0..9),
+        size in 1_usize..40,
+    ) {
+        let raw: Vec<(&[u8], &[u8])> = pairs
+            .iter()
+            .map(|(key, value)| (key.as_bytes(), value.as_bytes()))
+            .collect();
+        let mut frame = data(3, &raw);
+        frame[0] = b'1';
+        let bytes = [v1(&window_head(1)), frame].concat();
+        let seen = feed_chunks(Limits::default(), bytes.chunks(size));
+        prop_assert_eq!(seen.acks(), [3]);
+        let object: serde_json::Value = serde_json::from_str(&seen.windows[0].0[0]).unwrap();
+        let wanted: serde_json::Map<String, serde_json::Value> = pairs
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone().into()))
+            .collect();
+        prop_assert_eq!(object, serde_json::Value::Object(wanted));
+    }
+
+    #[test]
     fn damage_never_panics_and_never_changes_windows_before_it(
         at in 0_usize..750,
         value: u8,
