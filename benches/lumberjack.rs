@@ -37,11 +37,13 @@ use spoolbeat::lumberjack::connection::Turn;
 use spoolbeat::protocol::client::Session;
 use spoolbeat::protocol::client::Settings;
 use spoolbeat::protocol::frame::Deflater;
+use spoolbeat::protocol::frame::Version;
 use spoolbeat::protocol::frame::compressed_window;
 use spoolbeat::queue::batch::deflate;
 use spoolbeat::queue::record::StoredEvents;
 use spoolbeat::window::Builder;
 use spoolbeat::window::Limits;
+use spoolbeat::window::WINDOW_BYTES_MAX;
 use spoolbeat::window::Window;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -191,12 +193,15 @@ async fn send(
     count: u64,
 ) {
     let settings = Settings {
+        version: Version::V2,
         pipelining: PIPELINING,
         timeout: Duration::from_secs(30),
         ack_stall_timeout: Duration::from_secs(300),
     };
     let mut session = Session::new(settings, clock::tick());
     let mut builder = Builder::new(Limits {
+        version: Version::V2,
+        bytes: WINDOW_BYTES_MAX,
         events: u32::try_from(WINDOW).unwrap(),
         compression_level: level,
     });
@@ -459,6 +464,7 @@ fn busy_window() -> Vec<u8> {
     let frames = frames(&lines);
     let mut out = Vec::new();
     compressed_window(
+        Version::V2,
         frames.count(),
         frames.bytes(),
         &mut Deflater::new(3),

@@ -10,6 +10,7 @@ use spoolbeat::event::Frames;
 use spoolbeat::protocol::client;
 use spoolbeat::protocol::frame;
 use spoolbeat::protocol::frame::Deflater;
+use spoolbeat::protocol::frame::Version;
 use spoolbeat::protocol::server;
 use spoolbeat::protocol::server::Want;
 use spoolbeat::queue::record::Body;
@@ -33,7 +34,7 @@ pub(crate) fn server(input: &[u8]) {
     if how & 1 != 0 {
         wire.clear();
         let count = u32::from(how >> 1);
-        frame::compressed_window(count, rest, &mut Deflater::new(1), &mut wire);
+        frame::compressed_window(Version::V2, count, rest, &mut Deflater::new(1), &mut wire);
     }
     let whole = receive(&wire, wire.len().max(1), LIMITS.window_bytes);
     let cut = receive(
@@ -105,12 +106,17 @@ fn check_events(events: &[Vec<u8>]) {
 }
 
 /// The client's session: what a server answers, while windows are sent and time passes. The first
-/// byte is the pipelining; of the others each says what happens next.
+/// byte is the pipelining and the version; of the others each says what happens next.
 pub(crate) fn client(input: &[u8]) {
     let Some((first, mut rest)) = input.split_first() else {
         return;
     };
     let settings = client::Settings {
+        version: if first & 8 == 0 {
+            Version::V2
+        } else {
+            Version::V1
+        },
         pipelining: u32::from(first % 8),
         timeout: Duration::from_millis(100),
         ack_stall_timeout: Duration::from_millis(300),
@@ -194,7 +200,13 @@ pub(crate) fn frame(input: &[u8]) {
         assert_eq!(Frames::from_bytes(bytes).as_ref(), Some(&frames));
         match level % 11 {
             0 => frame::plain_window(frames.count(), frames.bytes(), &mut wire),
-            _ => frame::compressed_window(frames.count(), frames.bytes(), &mut deflater, &mut wire),
+            _ => frame::compressed_window(
+                Version::V2,
+                frames.count(),
+                frames.bytes(),
+                &mut deflater,
+                &mut wire,
+            ),
         }
         expected.push((events, frames.count()));
     }

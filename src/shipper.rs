@@ -1,45 +1,73 @@
 //! The shipper: takes one output from its cursor to the end of the queue, again and again.
 //!
 //! A step machine, `(state, input) -> effects`; its driver is in `driver`. Invariant: the cursor
-//! moves only on an `Ack`; after a broken connection everything not acknowledged, and nothing
-//! else, is sent again. Knows nothing of jobs, schedules and processes.
+//! moves over the contiguous prefix of what was acknowledged, and of what became a durable dead
+//! letter; after a broken connection everything not acknowledged, and nothing else, is sent again.
+//! Memory holds where windows lie, never their bytes. Knows nothing of jobs, schedules and processes.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::lumberjack::connection::Broken;
+use crate::lumberjack::connection::Cause;
 use crate::queue::cursor::Cursor;
-use crate::sink::lumberjack::Session;
 use crate::sink::lumberjack::Settings;
 use crate::window::Window;
 
+mod doubt;
 pub mod driver;
+mod lane;
 mod load;
 mod trail;
+mod view;
 
 #[cfg(test)]
 mod tests;
 
+use doubt::DOUBTS_MAX;
+use doubt::Doubt;
+use lane::Lane;
+use lane::Link;
+use load::Found;
 use load::Loaded;
+use load::Order;
+use trail::Holder;
+use trail::Span;
+use trail::SpanId;
+use trail::Step;
 use trail::Trail;
+
+pub use view::Host;
+pub use view::View;
 
 /// How long a cursor that was written may wait for its sync: what a power cut may send twice.
 const CURSOR_SYNC_EVERY: Duration = Duration::from_millis(200);
 
-/// How long a failed read of the queue waits before it is tried again.
-const READ_RETRY: Duration = Duration::from_secs(1);
+/// How long a failed read of the queue, or a failed write of a dead letter, waits before the next try.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// What can make a shipper act.
+/// How far lanes may read ahead of the cursor, in full windows: what lies between is sent again when
+/// the daemon dies, so a host that holds on to its window holds up the others in the end.
+const AHEAD_WINDOWS_MAX: u64 = 256;
+
+/// What can make a shipper act. Lanes are numbered from 0.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// The connection that was asked for is there.
-    Connected,
-    /// The connection broke or could not be made; the reason in words.
-    Lost(String),
+    Connected(usize),
+    /// The connection broke or could not be made.
+    Lost {
+        /// The lane.
+        lane: usize,
+        /// Why.
+        broken: Broken,
+        /// Whether every byte of the windows in flight had left.
+        flushed: bool,
+    },
     /// Bytes came from the server.
-    Received(&'a [u8]),
+    Received(usize, &'a [u8]),
     /// Bytes could be written to it.
-    Wrote,
+    Wrote(usize),
     /// The queue has grown.
     Captured,
     /// A load is done.
@@ -50,6 +78,10 @@ pub enum Input<'a> {
     Loaded(Loaded),
     /// A load failed; the reason in words.
     LoadFailed(String),
+    /// The event is a durable dead letter; `false`: it could not be read any more.
+    SetAside(bool),
+    /// It could not be made one; the reason in words.
+    SetAsideFailed(String),
     /// Time has passed.
     Clock,
 }
@@ -57,104 +89,112 @@ pub enum Input<'a> {
 /// What a shipper wants done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Connect to this host.
-    Connect(String),
-    /// Close the connection.
-    Close,
-    /// Load the next window.
-    Load,
-    /// Forget what was loaded; the next load begins at this cursor.
-    Rewind(Cursor),
-    /// Write these bytes.
-    Send(Vec<u8>),
+    /// Connect a lane to this host.
+    Connect(usize, String),
+    /// Close a lane's connection.
+    Close(usize),
+    /// Load a window of at most so many events.
+    #[expect(
+        private_interfaces,
+        reason = "taken by the loader, driven inside this module"
+    )]
+    Load(Order, u32),
+    /// Write these bytes to a lane's connection.
+    Send(usize, Vec<u8>),
+    /// Make the first event of this step a dead letter.
+    #[expect(
+        private_interfaces,
+        reason = "taken by the loader, driven inside this module"
+    )]
+    SetAside {
+        /// Where it lies.
+        step: Step,
+        /// The host that refused it last.
+        host: String,
+        /// What it did.
+        reason: String,
+    },
     /// Store the cursor.
     Store(Cursor),
     /// Make the stored cursor durable.
     Sync(Cursor),
 }
 
-/// The state of the connection.
-#[derive(Debug)]
-enum Link {
-    /// There is none; one is made when this time has come and something waits, or at the start.
-    Down { retry_at: Tick },
-    /// One is being made.
-    Connecting,
-    /// There is one.
-    Up(Session),
+/// A load that was asked for and has not come back.
+#[derive(Debug, Clone, Copy)]
+struct Loading {
+    /// For this lane; none: only to know what lies further on.
+    lane: Option<usize>,
+    /// Of this span; none: of what comes next.
+    span: Option<SpanId>,
 }
 
-/// What people may know about a shipper.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct View {
-    /// `connected`, `connecting`, `down` or `idle` (closed while there is nothing to send).
-    pub state: String,
-    /// The host of the connection, or the one tried next.
-    pub host: String,
-    /// Events that were acknowledged since the output exists.
-    pub acked: u64,
-    /// Events that could not be read any more.
-    pub damaged: u64,
-    /// Events for other outputs.
-    pub not_mine: u64,
-    /// Events that wait for this output, those in flight among them.
-    pub waiting: u64,
-    /// Windows in flight.
-    pub in_flight: u64,
-    /// Windows sent since the daemon started.
-    pub windows: u64,
-    /// Connections made since the daemon started.
-    pub connections: u64,
-    /// Why the last connection broke or failed, if none has made progress since.
-    pub last_error: Option<String>,
+/// What a lane is to send next.
+#[derive(Debug, PartialEq, Eq)]
+enum Pick {
+    /// A span that waits.
+    Again(SpanId),
+    /// A span, but first cut off and leave so many of its events.
+    Behind(SpanId, u64),
+    /// What comes next in the log.
+    Next,
+    /// Nothing, but it has to be known what comes next in the log.
+    Look,
 }
 
 /// One output's state.
 #[derive(Debug)]
 pub struct Shipper {
     settings: Settings,
-    link: Link,
-    host: usize,
+    lanes: Vec<Lane>,
+    /// The lane that is asked first for the next window.
+    turn: usize,
     trail: Trail,
-    /// A load was asked for and has not come back.
-    loading: bool,
+    /// Events acknowledged by each host since the start: the proof that it works.
+    acked: Vec<u64>,
+    loading: Option<Loading>,
     /// The log has been read to the end of what may be read.
     at_end: bool,
-    /// The last load failed; the next one waits until then.
-    load_after: Tick,
+    /// A dead letter is being written.
+    setting_aside: Option<SpanId>,
+    /// The disk failed; it is left alone until then.
+    disk_after: Option<Tick>,
+    /// Why the queue cannot be read or a dead letter not be written.
+    trouble: Option<String>,
     /// Cursor as it was stored last, and as it was synced last.
     stored: Cursor,
     synced: Cursor,
     sync_at: Tick,
-    failures: u32,
-    salt: u64,
     windows: u64,
-    connections: u64,
-    last_error: Option<String>,
 }
 
 impl Shipper {
-    /// A shipper whose output is at `cursor`. `salt` spreads the retries of many daemons.
+    /// A shipper whose output is at `cursor`. `salt` spreads the first hosts and the retries of many
+    /// daemons.
     #[must_use]
     pub fn new(settings: Settings, cursor: Cursor, salt: u64) -> Self {
+        let hosts = settings.hosts.len();
+        let lane = |host: usize| Lane::new(host, &settings, salt.wrapping_add(host as u64));
+        let lanes = if settings.loadbalance {
+            (0..hosts).map(lane).collect()
+        } else {
+            vec![lane(usize::try_from(salt % hosts as u64).unwrap_or(0))]
+        };
         Self {
-            settings,
-            link: Link::Down {
-                retry_at: Tick::default(),
-            },
-            host: 0,
+            lanes,
+            turn: 0,
             trail: Trail::new(cursor),
-            loading: false,
+            acked: vec![0; hosts],
+            loading: None,
             at_end: false,
-            load_after: Tick::default(),
+            setting_aside: None,
+            disk_after: None,
+            trouble: None,
             stored: cursor,
             synced: cursor,
             sync_at: Tick::default(),
-            failures: 0,
-            salt,
             windows: 0,
-            connections: 0,
-            last_error: None,
+            settings,
         }
     }
 
@@ -162,14 +202,15 @@ impl Shipper {
     pub fn step(&mut self, input: Input<'_>, now: Tick) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Connected => {
-                self.link = Link::Up(Session::new(&self.settings, now));
-                self.connections += 1;
-            }
-            Input::Lost(reason) => self.lost(reason, now, &mut effects),
-            Input::Received(bytes) => self.received(bytes, now, &mut effects),
-            Input::Wrote => {
-                if let Link::Up(session) = &mut self.link {
+            Input::Connected(lane) => self.lanes[lane].connected(&self.settings, now),
+            Input::Lost {
+                lane,
+                broken,
+                flushed,
+            } => self.lost(lane, broken, flushed, now, &mut effects),
+            Input::Received(lane, bytes) => self.received(lane, bytes, now, &mut effects),
+            Input::Wrote(lane) => {
+                if let Link::Up(session, _) = &mut self.lanes[lane].link {
                     session.wrote(now);
                 }
             }
@@ -177,12 +218,26 @@ impl Shipper {
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
                 tracing::error!(%reason, "the queue cannot be read; it is tried again");
-                self.loading = false;
-                self.load_after = now.after(READ_RETRY);
-                self.lost(reason, now, &mut effects);
-                effects.push(Effect::Rewind(self.trail.cursor()));
+                self.loading = None;
+                self.disk_after = Some(now.after(RETRY_EVERY));
+                self.trouble = Some(format!("the queue cannot be read: {reason}"));
             }
-            Input::Clock => self.check(now, &mut effects),
+            Input::SetAside(kept) => self.was_set_aside(kept),
+            Input::SetAsideFailed(reason) => {
+                tracing::error!(%reason, "a refused event cannot be set aside; it is tried again");
+                self.setting_aside = None;
+                self.disk_after = Some(now.after(RETRY_EVERY));
+                self.trouble = Some(format!("a refused event cannot be set aside: {reason}"));
+            }
+            Input::Clock => {
+                for lane in 0..self.lanes.len() {
+                    if let Link::Up(session, _) = &mut self.lanes[lane].link
+                        && let Err(reason) = session.check(now)
+                    {
+                        self.lost(lane, by_us(reason), false, now, &mut effects);
+                    }
+                }
+            }
         }
         self.go_on(now, &mut effects);
         effects
@@ -191,23 +246,28 @@ impl Shipper {
     /// When the next [`Input::Clock`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        let mut wake = VecDeque::new();
-        match &self.link {
-            Link::Down { retry_at } if !self.at_end || self.connections == 0 => {
-                wake.push_back(*retry_at)
-            }
-            Link::Up(session) => {
-                wake.extend(session.deadline());
-                if !self.loading && !self.at_end && session.can_send() {
-                    wake.push_back(self.load_after);
+        let mut wake: Option<Tick> = None;
+        let mut at = |tick: Tick| wake = Some(wake.map_or(tick, |other| other.min(tick)));
+        for lane in &self.lanes {
+            match &lane.link {
+                Link::Down { retry_at } if self.wants(lane) => at(*retry_at),
+                Link::Up(session, since) => {
+                    if let Some(deadline) = session.deadline() {
+                        at(deadline);
+                    } else if !self.settings.ttl.is_zero() {
+                        at(since.after(self.settings.ttl));
+                    }
                 }
+                Link::Down { .. } | Link::Connecting => {}
             }
-            Link::Down { .. } | Link::Connecting => {}
+        }
+        if let Some(disk_after) = self.disk_after {
+            at(disk_after);
         }
         if self.stored != self.synced {
-            wake.push_back(self.sync_at);
+            at(self.sync_at);
         }
-        wake.into_iter().min()
+        wake
     }
 
     /// Whether everything up to event `seq` (not itself) is passed and the cursor is durable.
@@ -216,142 +276,212 @@ impl Shipper {
         self.synced.seq >= seq
     }
 
-    /// How far the output is.
-    #[must_use]
-    pub const fn cursor(&self) -> Cursor {
-        self.trail.cursor()
+    /// Whether there is anything to send on a connection; the first one is made without.
+    fn wants(&self, lane: &Lane) -> bool {
+        lane.connections == 0
+            || !self.at_end
+            || self
+                .trail
+                .spans()
+                .any(|span| span.holder == Holder::Waiting)
     }
 
-    /// What people may know, when the next event to be captured is `next_seq`.
-    #[must_use]
-    pub fn view(&self, next_seq: u64) -> View {
-        let cursor = self.trail.cursor();
-        let (state, in_flight) = match &self.link {
-            Link::Up(session) => ("connected", session.in_flight()),
-            Link::Connecting => ("connecting", 0),
-            Link::Down { .. }
-                if self.at_end && self.last_error.is_none() && self.connections > 0 =>
-            {
-                ("idle", 0)
-            }
-            Link::Down { .. } => ("down", 0),
-        };
-        View {
-            state: state.to_owned(),
-            host: self.host().to_owned(),
-            acked: cursor.passed.acked,
-            damaged: cursor.passed.damaged,
-            not_mine: cursor.passed.not_mine,
-            waiting: next_seq.saturating_sub(cursor.seq),
-            in_flight: in_flight as u64,
-            windows: self.windows,
-            connections: self.connections,
-            last_error: self.last_error.clone(),
-        }
+    fn host(&self, lane: &Lane) -> &str {
+        &self.settings.hosts[lane.host]
     }
 
-    fn host(&self) -> &str {
-        &self.settings.hosts[self.host % self.settings.hosts.len()]
-    }
-
-    fn received(&mut self, bytes: &[u8], now: Tick, effects: &mut Vec<Effect>) {
-        let Link::Up(session) = &mut self.link else {
+    fn received(&mut self, number: usize, bytes: &[u8], now: Tick, effects: &mut Vec<Effect>) {
+        let lane = &mut self.lanes[number];
+        let Link::Up(session, _) = &mut lane.link else {
             return;
         };
         match session.received(bytes, now) {
             Ok(heard) => {
                 if let Some(ack) = heard.ack {
-                    self.trail.acked(&ack);
-                    self.failures = 0;
-                    self.last_error = None;
+                    let before = lane.flying.len();
+                    self.acked[lane.host] += ack.events;
+                    lane.progressed = self.trail.acked(&mut lane.flying, &ack);
+                    lane.progress(lane.flying.len() < before, &self.settings);
                 }
             }
-            Err(reason) => self.lost(reason, now, effects),
+            Err(reason) => self.lost(number, by_us(reason), false, now, effects),
         }
     }
 
     fn loaded(&mut self, loaded: Loaded, now: Tick, effects: &mut Vec<Effect>) {
-        self.loading = false;
-        self.trail.read(loaded.steps);
-        self.at_end = loaded.at_end;
-        let Some(Window { bytes, events }) = loaded.window else {
+        let Some(Loading { lane, span }) = self.loading.take() else {
             return;
         };
-        match &mut self.link {
-            Link::Up(session) => {
-                session.sent(events, now);
-                self.windows += 1;
-                effects.push(Effect::Send(bytes));
+        if self.setting_aside.is_none() {
+            self.trouble = None;
+        }
+        let span = match loaded.found {
+            Found::Next { steps, at_end } => {
+                self.at_end = at_end;
+                self.trail.read(steps)
             }
-            // The connection went while the disk was read.
-            Link::Down { .. } | Link::Connecting => self.forget(effects),
+            Found::Again { damaged } => {
+                if let Some(id) = span.filter(|_| !damaged.is_empty()) {
+                    self.trail.damaged(id, &damaged);
+                }
+                span
+            }
+        };
+        let (Some(Window { bytes, events }), Some(id), Some(number)) = (loaded.window, span, lane)
+        else {
+            return;
+        };
+        let lane = &mut self.lanes[number];
+        let Link::Up(session, _) = &mut lane.link else {
+            // The connection went while the disk was read; the span waits.
+            return;
+        };
+        self.trail.split(id, u64::from(events));
+        let Some(span) = self.trail.span(id) else {
+            return;
+        };
+        span.holder = Holder::Lane;
+        lane.alone = span.doubt.is_some();
+        lane.flying.push_back(id);
+        session.sent(events, now);
+        self.windows += 1;
+        effects.push(Effect::Send(number, bytes));
+    }
+
+    fn was_set_aside(&mut self, kept: bool) {
+        let Some(id) = self.setting_aside.take() else {
+            return;
+        };
+        self.trouble = None;
+        if kept {
+            self.trail.set_aside(id);
+        } else if let Some(at) = self
+            .trail
+            .span(id)
+            .and_then(|span| Some(span.sent().next()?.at))
+        {
+            self.trail.damaged(id, &[at]);
         }
     }
 
-    /// Forgets what was loaded and not acknowledged.
-    fn forget(&mut self, effects: &mut Vec<Effect>) {
-        self.trail.rewind();
-        self.at_end = false;
-        effects.push(Effect::Rewind(self.trail.cursor()));
-    }
-
-    fn lost(&mut self, reason: String, now: Tick, effects: &mut Vec<Effect>) {
-        let idle = match &self.link {
-            Link::Up(session) => {
-                effects.push(Effect::Close);
-                session.in_flight() == 0 && self.at_end
-            }
-            Link::Connecting => false,
+    fn lost(
+        &mut self,
+        number: usize,
+        broken: Broken,
+        flushed: bool,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let lane = &mut self.lanes[number];
+        match &lane.link {
+            Link::Up(..) => effects.push(Effect::Close(number)),
+            Link::Connecting => {}
             Link::Down { .. } => return,
-        };
-        if idle {
+        }
+        let was_up = matches!(lane.link, Link::Up(..));
+        let flying = std::mem::take(&mut lane.flying);
+        lane.alone = false;
+        if was_up && flying.is_empty() && !self.wants(&self.lanes[number]) {
             // A server that closes an idle connection is right to do so.
-            tracing::debug!(host = self.host(), reason, "idle connection ended");
-            self.link = Link::Down { retry_at: now };
+            let host = self.host(&self.lanes[number]);
+            tracing::debug!(host, reason = broken.reason, "idle connection ended");
+            self.lanes[number].link = Link::Down { retry_at: now };
             return;
         }
-        let wait = self.back_off();
+        for id in &flying {
+            if let Some(span) = self.trail.span(*id) {
+                span.holder = Holder::Waiting;
+            }
+        }
+        let mut halving = false;
+        let mut reason = broken.reason;
+        if let Some(first) = flying.front().filter(|_| !self.lanes[number].progressed) {
+            let refused = broken.cause == Cause::ByPeer && flushed && flying.len() == 1;
+            halving = self.without_progress(number, *first, refused, &reason);
+            if refused {
+                reason.push_str(&self.who_is_to_blame());
+            }
+        }
+        self.down(number, reason, halving, now);
+    }
+
+    /// A connection ended before anything of its oldest window was acknowledged. Returns whether that
+    /// tells more about what was sent than about the server.
+    fn without_progress(&mut self, number: usize, id: SpanId, refused: bool, why: &str) -> bool {
+        let host = self.host(&self.lanes[number]).to_owned();
+        let lane = &mut self.lanes[number];
+        lane.careful = true;
+        let Some(span) = self.trail.span(id) else {
+            return false;
+        };
+        let events = span.events();
+        lane.shrink(events);
+        if events > 1 {
+            self.trail.split(id, events.div_ceil(2));
+            return true;
+        }
+        if !refused {
+            return false;
+        }
+        let Some(doubt) = &mut span.doubt else {
+            span.doubt = Some(Doubt::new(&self.acked));
+            return true;
+        };
+        doubt.refused(lane.host, &self.acked);
+        if doubt.is_proven() {
+            let reason = format!(
+                "{why}; {} times when this event was sent alone, while it acknowledged others",
+                doubt.tries()
+            );
+            span.holder = Holder::Condemned { host, reason };
+            lane.forgive();
+        }
+        false
+    }
+
+    /// What a server's refusal means as far as is known, to be put behind the reason.
+    fn who_is_to_blame(&self) -> String {
+        let unproven = self.unproven();
+        if unproven > 1 {
+            format!(
+                "; so it has on each of {unproven} events sent alone, and has acknowledged none since: \
+                 the fault is the server's, nothing is set aside"
+            )
+        } else {
+            String::new()
+        }
+    }
+
+    /// How many events are in doubt of which no host has yet proven that it takes others.
+    fn unproven(&self) -> usize {
+        let unproven = |span: &&Span| {
+            let doubt = span.doubt.as_ref();
+            doubt.is_some_and(|doubt| !doubt.has_any_proof(&self.acked))
+        };
+        self.trail.spans().filter(unproven).count()
+    }
+
+    /// Takes a lane's link down until it may be tried again, without `loadbalance` with the next host.
+    fn down(&mut self, number: usize, reason: String, halving: bool, now: Tick) {
+        let hosts = self.settings.hosts.len();
+        let lane = &mut self.lanes[number];
+        let wait = lane.back_off(&self.settings, halving);
         tracing::warn!(
-            host = self.host(),
+            host = self.settings.hosts[lane.host],
             error = reason,
             retry_in = crate::units::show_duration(wait),
             "output is not reachable; its events wait in the queue"
         );
-        self.last_error = Some(reason);
-        self.host += 1;
-        self.link = Link::Down {
+        lane.last_error = Some(reason);
+        lane.link = Link::Down {
             retry_at: now.after(wait),
         };
-        if !self.loading {
-            self.forget(effects);
+        if !self.settings.loadbalance {
+            lane.host = (lane.host + 1) % hosts;
         }
     }
 
-    /// The wait after a failure: doubling, half of it by chance, so that many daemons spread.
-    fn back_off(&mut self) -> Duration {
-        let doubled = self
-            .settings
-            .backoff_init
-            .saturating_mul(1 << self.failures.min(16));
-        let full = doubled.min(self.settings.backoff_max);
-        self.failures = self.failures.saturating_add(1);
-        self.salt = self
-            .salt
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let chance = (self.salt >> 33) as f64 / f64::from(1_u32 << 31);
-        full.mul_f64(0.5 + chance / 2.0)
-    }
-
-    fn check(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        if let Link::Up(session) = &mut self.link
-            && let Err(reason) = session.check(now)
-        {
-            self.lost(reason, now, effects);
-        }
-    }
-
-    /// Does what the state allows: store, sync, connect, load.
+    /// Does what the state allows: store, sync, set aside, connect, load.
     fn go_on(&mut self, now: Tick, effects: &mut Vec<Effect>) {
         let cursor = self.trail.cursor();
         if cursor != self.stored {
@@ -365,28 +495,149 @@ impl Shipper {
             self.synced = self.stored;
             effects.push(Effect::Sync(self.synced));
         }
-        match &mut self.link {
-            Link::Down { retry_at } => {
-                let wanted = !self.at_end || self.connections == 0;
-                if wanted && now >= *retry_at && !self.loading {
-                    self.link = Link::Connecting;
-                    effects.push(Effect::Connect(self.host().to_owned()));
-                }
-            }
-            Link::Connecting => {}
-            Link::Up(session) => {
-                if self.loading || self.at_end || !session.can_send() || now < self.load_after {
-                    return;
-                }
-                if session.is_stale(now) {
-                    effects.push(Effect::Close);
-                    self.link = Link::Connecting;
-                    effects.push(Effect::Connect(self.host().to_owned()));
-                    return;
-                }
-                self.loading = true;
-                effects.push(Effect::Load);
+        self.disk_after = self.disk_after.filter(|after| now < *after);
+        if self.setting_aside.is_none() && self.disk_after.is_none() {
+            self.set_next_aside(effects);
+        }
+        for number in 0..self.lanes.len() {
+            self.tend(number, now, effects);
+        }
+        if self.loading.is_none() && self.disk_after.is_none() {
+            self.load(now, effects);
+        }
+    }
+
+    fn set_next_aside(&mut self, effects: &mut Vec<Effect>) {
+        for span in self.trail.spans() {
+            if let (Holder::Condemned { host, reason }, Some(step)) =
+                (&span.holder, span.sent().next())
+            {
+                self.setting_aside = Some(span.id);
+                effects.push(Effect::SetAside {
+                    step: *step,
+                    host: host.clone(),
+                    reason: reason.clone(),
+                });
+                return;
             }
         }
+    }
+
+    /// Connects a lane when something waits for it, ends a connection that is over its time. A new one
+    /// is looked up anew, and without `loadbalance` goes to the next host, so that load spreads.
+    fn tend(&mut self, number: usize, now: Tick, effects: &mut Vec<Effect>) {
+        let ttl = self.settings.ttl;
+        let wants = self.wants(&self.lanes[number]);
+        let lane = &mut self.lanes[number];
+        match &lane.link {
+            Link::Down { retry_at } if wants && now >= *retry_at => {}
+            Link::Up(..) if lane.is_aged(ttl, now) => {
+                effects.push(Effect::Close(number));
+                lane.link = Link::Down { retry_at: now };
+                if !self.settings.loadbalance {
+                    lane.host = (lane.host + 1) % self.settings.hosts.len();
+                }
+                if !wants {
+                    return;
+                }
+            }
+            Link::Up(..) if wants && lane.is_stale(now) => effects.push(Effect::Close(number)),
+            Link::Down { .. } | Link::Connecting | Link::Up(..) => return,
+        }
+        let lane = &mut self.lanes[number];
+        lane.link = Link::Connecting;
+        let host = self.settings.hosts[lane.host].clone();
+        effects.push(Effect::Connect(number, host));
+    }
+
+    fn load(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        let lanes = self.lanes.len();
+        for number in (0..lanes).map(|n| (self.turn + n) % lanes) {
+            let lane = &self.lanes[number];
+            if !lane.can_send(self.settings.ttl, now) {
+                continue;
+            }
+            let Some(pick) = self.pick(lane) else {
+                continue;
+            };
+            let most = lane.most;
+            let (lane, span) = match pick {
+                Pick::Again(id) => (Some(number), Some(id)),
+                Pick::Behind(id, events) => (Some(number), self.trail.split(id, events)),
+                Pick::Next => (Some(number), None),
+                Pick::Look => (None, None),
+            };
+            let order = match span.and_then(|id| self.trail.span(id)) {
+                Some(span) => Order::Again(span.sent().copied().collect()),
+                None => Order::Next,
+            };
+            self.turn = (number + 1) % lanes;
+            self.loading = Some(Loading { lane, span });
+            let most = if lane.is_some() {
+                most
+            } else {
+                self.settings.bulk_max_size
+            };
+            effects.push(Effect::Load(order, most));
+            return;
+        }
+    }
+
+    /// What a lane that may send is to send.
+    fn pick(&self, lane: &Lane) -> Option<Pick> {
+        let idle = lane.flying.is_empty();
+        let in_doubt = |proof: bool| {
+            let waiting = self.trail.spans().filter_map(move |span| {
+                let doubt = span.doubt.as_ref()?;
+                let fits = !proof || doubt.has_proof(lane.host, &self.acked);
+                (span.holder == Holder::Waiting && fits).then_some((doubt.tries(), span.id))
+            });
+            waiting.min().map(|(_, id)| Pick::Again(id))
+        };
+        // The host has shown that it works: an event in doubt is tried again, alone.
+        if let Some(pick) = in_doubt(true) {
+            return idle.then_some(pick);
+        }
+        let doubts = self.trail.spans().filter(|span| span.doubt.is_some());
+        if doubts.count() < DOUBTS_MAX
+            && let Some(pick) = self.pick_clean()
+        {
+            return Some(pick);
+        }
+        idle.then(|| in_doubt(false)).flatten()
+    }
+
+    fn pick_clean(&self) -> Option<Pick> {
+        let full = u64::from(self.settings.bulk_max_size) * AHEAD_WINDOWS_MAX;
+        let may_read = !self.at_end && self.trail.ahead() < full;
+        let mut leap = doubt::leap(self.unproven());
+        let mut last = None;
+        for span in self.trail.spans().filter(|span| span.is_clean()) {
+            let events = span.events();
+            if leap < events {
+                return Some(if leap == 0 {
+                    Pick::Again(span.id)
+                } else {
+                    Pick::Behind(span.id, leap)
+                });
+            }
+            leap -= events;
+            last = Some((span.id, events));
+        }
+        match last {
+            None if may_read && leap == 0 => Some(Pick::Next),
+            _ if may_read => Some(Pick::Look),
+            Some((id, 1)) => Some(Pick::Again(id)),
+            Some((id, events)) => Some(Pick::Behind(id, events - 1)),
+            None => None,
+        }
+    }
+}
+
+/// A connection that we end, because the server broke a rule or a timer ran out.
+fn by_us(reason: String) -> Broken {
+    Broken {
+        reason,
+        cause: Cause::Unreachable,
     }
 }

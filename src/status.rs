@@ -209,7 +209,7 @@ pub struct Output {
     pub name: String,
     /// `connected`, `connecting`, `down`, or `idle`: closed while there is nothing to send.
     pub state: String,
-    /// The host of the connection, or the one that is tried next.
+    /// The host of the connection, or the one that is tried next; with `loadbalance` all of them.
     pub host: String,
     /// How its servers are proved: `full`, `certificate`, `none` (TLS without any check), or `off`
     /// without TLS.
@@ -221,15 +221,35 @@ pub struct Output {
     /// Events that were for other outputs only.
     pub not_mine_events: u64,
     /// Events that it could not get, as their record in the queue cannot be read any more. Since the
-    /// output exists, its four counts of events add up to those captured.
+    /// output exists, its five counts of events add up to those captured.
     pub damaged_events: u64,
+    /// Events that its servers refused again and again: they are in `dead-letter/<output>/`.
+    pub set_aside_events: u64,
     /// Windows that were sent and not yet acknowledged.
     pub in_flight_windows: u64,
     /// Windows sent since the daemon was started, those sent again counted again.
     pub windows: u64,
     /// Connections made since the daemon was started.
     pub connections: u64,
-    /// Why the last connection broke or failed, in words, if none has made progress since.
+    /// Why the queue cannot be read or a dead letter not be written, else why the last connection
+    /// broke or failed, in words, if none has made progress since.
+    pub last_error: Option<String>,
+    /// With `loadbalance` each of its hosts, else empty.
+    pub hosts: Vec<Host>,
+}
+
+/// One host of an output with `loadbalance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its address.
+    pub host: String,
+    /// As of an output.
+    pub state: String,
+    /// Events that it has acknowledged since the daemon was started.
+    pub acked_events: u64,
+    /// Windows that were sent to it and not yet acknowledged.
+    pub in_flight_windows: u64,
+    /// Why its last connection broke or failed, in words, if it has made no progress since.
     pub last_error: Option<String>,
 }
 

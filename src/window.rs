@@ -7,10 +7,12 @@
 use crate::event::Frames;
 use crate::protocol::frame;
 use crate::protocol::frame::Deflater;
+use crate::protocol::frame::Version;
+use crate::protocol::pairs;
 use crate::queue::record::StoredEvents;
 
-/// Most bytes of one window, inflated: well under Graylog's 16 MiB frames and 64 MiB inflated.
-/// An event larger than this goes alone.
+/// Most bytes of one window, inflated, if nothing else is set: well under Graylog's 16 MiB frames
+/// and 64 MiB inflated.
 pub const WINDOW_BYTES_MAX: usize = 8 << 20;
 
 /// From this size on, inflated, a window is full enough: half of the largest batch that is stored by default.
@@ -21,8 +23,12 @@ const WINDOW_BYTES_FILLED: usize = 512 << 10;
 pub struct Limits {
     /// Most events.
     pub events: u32,
-    /// zlib level 0..=9; 0 sends plain frames.
+    /// Most bytes, inflated. An event larger than this goes alone.
+    pub bytes: usize,
+    /// zlib level 0..=9; 0 sends plain frames in version 2, and stored blocks in version 1.
     pub compression_level: u32,
+    /// The protocol's version.
+    pub version: Version,
 }
 
 /// A window, ready for the wire.
@@ -39,7 +45,9 @@ pub struct Window {
 pub struct Builder {
     limits: Limits,
     deflater: Deflater,
-    frames: Frames,
+    /// The frames of the next window, numbered 1..=count.
+    frames: Vec<u8>,
+    count: u32,
 }
 
 impl Builder {
@@ -49,28 +57,36 @@ impl Builder {
         Self {
             limits,
             deflater: Deflater::new(limits.compression_level),
-            frames: Frames::default(),
+            frames: Vec::new(),
+            count: 0,
         }
+    }
+
+    /// From now on windows hold at most so many events.
+    pub const fn hold(&mut self, events: u32) {
+        self.limits.events = events;
     }
 
     /// Whether nothing waits to become a window.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.count == 0
     }
 
     /// Whether these stored events are a window just as they lie.
     #[must_use]
-    pub const fn fits_as_it_lies(&self, count: u32, raw_bytes: u32, zlib: bool) -> bool {
-        zlib == (self.limits.compression_level > 0)
+    pub fn fits_as_it_lies(&self, count: u32, raw_bytes: u32, zlib: bool) -> bool {
+        self.limits.version == Version::V2
+            && zlib == (self.limits.compression_level > 0)
             && count <= self.limits.events
-            && raw_bytes as usize <= WINDOW_BYTES_MAX
+            && raw_bytes as usize <= self.limits.bytes
     }
 
     /// Whether so many events of so many bytes are a window that joining would hardly make fuller.
     #[must_use]
-    pub const fn is_filled_by(&self, count: u32, raw_bytes: u32) -> bool {
-        count >= self.limits.events / 2 || raw_bytes as usize >= WINDOW_BYTES_FILLED
+    pub fn is_filled_by(&self, count: u32, raw_bytes: u32) -> bool {
+        count >= self.limits.events / 2
+            || raw_bytes as usize >= WINDOW_BYTES_FILLED.min(self.limits.bytes / 2)
     }
 
     /// The window of stored events that fit as they lie.
@@ -96,38 +112,51 @@ impl Builder {
     pub fn add(&mut self, frames: &Frames, from: u32) -> u32 {
         let mut taken = 0;
         for payload in frames.payloads().skip(from as usize) {
-            let bytes = self.frames.bytes().len() + payload.len() + crate::event::FRAME_HEAD_BYTES;
-            if self.frames.count() >= self.limits.events
-                || (bytes > WINDOW_BYTES_MAX && !self.frames.is_empty())
-            {
+            if self.count >= self.limits.events {
                 break;
             }
-            self.frames.push(|out| out.extend_from_slice(payload));
+            let end = self.frames.len();
+            match self.limits.version {
+                Version::V1 => pairs::data_frame(self.count + 1, payload, &mut self.frames),
+                Version::V2 => frame::json_frame(self.count + 1, payload, &mut self.frames),
+            }
+            if self.frames.len() > self.limits.bytes && self.count > 0 {
+                self.frames.truncate(end);
+                break;
+            }
+            self.count += 1;
             taken += 1;
         }
         taken
     }
 
+    /// Forgets what was added since the last window.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.count = 0;
+    }
+
     /// The window of everything added since the last one; `None` when there is nothing.
     pub fn finish(&mut self) -> Option<Window> {
-        let frames = std::mem::take(&mut self.frames);
-        if frames.is_empty() {
+        if self.is_empty() {
             return None;
         }
+        let Limits {
+            version,
+            compression_level,
+            ..
+        } = self.limits;
+        let frames = std::mem::take(&mut self.frames);
+        let count = std::mem::take(&mut self.count);
         let mut bytes = Vec::new();
-        if self.limits.compression_level > 0 {
-            frame::compressed_window(
-                frames.count(),
-                frames.bytes(),
-                &mut self.deflater,
-                &mut bytes,
-            );
+        if compression_level > 0 || version == Version::V1 {
+            frame::compressed_window(version, count, &frames, &mut self.deflater, &mut bytes);
         } else {
-            frame::plain_window(frames.count(), frames.bytes(), &mut bytes);
+            frame::plain_window(count, &frames, &mut bytes);
         }
         Some(Window {
             bytes,
-            events: frames.count(),
+            events: count,
         })
     }
 }
@@ -137,6 +166,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::protocol::server;
+
+    fn limits(events: u32, level: u32) -> Limits {
+        Limits {
+            events,
+            bytes: 1 << 20,
+            compression_level: level,
+            version: Version::V2,
+        }
+    }
 
     fn frames(count: u32) -> Frames {
         let mut frames = Frames::default();
@@ -159,10 +197,7 @@ mod tests {
     #[test]
     fn joined_windows_are_full_and_numbered_from_one() {
         for level in [0, 3] {
-            let mut builder = Builder::new(Limits {
-                events: 5,
-                compression_level: level,
-            });
+            let mut builder = Builder::new(limits(5, level));
             let events = frames(3);
             assert_eq!(builder.add(&events, 0), 3);
             assert_eq!(
@@ -179,14 +214,11 @@ mod tests {
 
     #[test]
     fn an_event_larger_than_a_window_goes_alone() {
-        let mut builder = Builder::new(Limits {
-            events: 100,
-            compression_level: 3,
-        });
+        let mut builder = Builder::new(limits(100, 3));
         let mut big = frames(1);
         big.push(|out| {
             out.extend_from_slice(b"{\"m\":\"");
-            out.resize(out.len() + WINDOW_BYTES_MAX, b'x');
+            out.resize(out.len() + (1 << 20), b'x');
             out.extend_from_slice(b"\"}");
         });
         assert_eq!(builder.add(&big, 0), 1);
@@ -206,12 +238,56 @@ mod tests {
             raw_bytes,
             zlib: true,
         };
-        let builder = Builder::new(Limits {
-            events: 2048,
-            compression_level: 3,
-        });
+        let builder = Builder::new(limits(2048, 3));
         assert!(builder.fits_as_it_lies(stored.count, stored.raw_bytes, stored.zlib));
         assert!(!builder.fits_as_it_lies(2049, raw_bytes, true));
         assert_eq!(received(&Builder::as_it_lies(&stored)), (2000, 2000));
+    }
+
+    #[test]
+    fn the_byte_cap_closes_a_window_before_the_event_that_would_break_it() {
+        for version in [Version::V1, Version::V2] {
+            let mut builder = Builder::new(Limits {
+                bytes: 1000,
+                version,
+                ..limits(10_000, 0)
+            });
+            let events = frames(200);
+            let mut from = 0;
+            while from < 200 {
+                let taken = builder.add(&events, from);
+                from += taken;
+                let window = builder.finish().unwrap();
+                assert_eq!(window.events, taken);
+                assert!(window.bytes.len() <= 1000 + 64, "{}", window.bytes.len());
+                assert!(from == 200 || window.bytes.len() > 900);
+            }
+            assert!(builder.finish().is_none());
+        }
+    }
+
+    #[test]
+    fn a_window_of_version_one_is_one_c_frame_of_numbered_d_frames_at_every_level() {
+        use std::io::Read;
+        let events = frames(3);
+        for level in [0, 3] {
+            let mut builder = Builder::new(Limits {
+                version: Version::V1,
+                ..limits(10, level)
+            });
+            assert_eq!(builder.add(&events, 1), 2);
+            let window = builder.finish().unwrap();
+            assert_eq!(window.bytes[..8], *b"1W\0\0\0\x021C");
+            let mut raw = Vec::new();
+            flate2::read::ZlibDecoder::new(&window.bytes[12..])
+                .read_to_end(&mut raw)
+                .unwrap();
+            assert_eq!(
+                raw,
+                b"1D\0\0\0\x01\0\0\0\x01\0\0\0\x01n\0\0\0\x011\
+                  1D\0\0\0\x02\0\0\0\x01\0\0\0\x01n\0\0\0\x012"
+            );
+            assert!(!builder.fits_as_it_lies(1, 1, true));
+        }
     }
 }

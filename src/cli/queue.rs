@@ -201,11 +201,12 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
         let passed = cursor.passed;
         writeln!(
             out,
-            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged",
+            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged, {} set aside",
             ledger.next_seq.saturating_sub(cursor.seq),
             passed.acked,
             passed.not_mine,
-            passed.damaged
+            passed.damaged,
+            passed.set_aside
         )?;
     }
     for (job, past) in &ledger.jobs {

@@ -30,11 +30,13 @@ use super::variable;
 use crate::event::envelope::Beat;
 use crate::event::envelope::Shape;
 use crate::files;
+use crate::protocol::frame::Version;
 use crate::queue;
 use crate::queue::Durability;
 use crate::sink;
 use crate::units;
 use crate::units::LUMBERJACK_PORT;
+use crate::window::WINDOW_BYTES_MAX;
 
 /// Shortest time that any wait may be set to.
 const LEAST: Duration = Duration::from_millis(1);
@@ -47,6 +49,12 @@ const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 
 /// Most hosts of one output.
 const HOSTS_MAX: usize = 64;
+
+/// Smallest cap on a window's bytes: below it the frames' heads weigh more than what they carry.
+const BULK_BYTES_MIN: u64 = 64 << 10;
+
+/// Largest cap on a window's bytes: half of the 64 MiB to which Graylog inflates.
+const BULK_BYTES_MAX: u64 = 32 << 20;
 
 /// Most outputs; each has a cursor that the queue keeps.
 const OUTPUTS_MAX: usize = 64;
@@ -316,21 +324,38 @@ fn read_lumberjack(
 ) -> Option<sink::lumberjack::Settings> {
     let mut settings = sink::lumberjack::Settings {
         hosts: read_hosts(table),
+        loadbalance: false,
+        version: Version::V2,
         bulk_max_size: 2048,
+        bulk_max_bytes: WINDOW_BYTES_MAX as u64,
         compression_level: 3,
         pipelining: 2,
+        ttl: Duration::ZERO,
         timeout: Duration::from_secs(30),
         ack_stall_timeout: Duration::from_secs(300),
         backoff_init: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
         tls: ssl::read_client(table, files),
     };
+    let balance = table.truth("loadbalance", "loadbalance = true");
+    set(&mut settings.loadbalance, balance);
+    if table.number("version", 1..3, "version = 2") == Some(1) {
+        settings.version = Version::V1;
+    }
     let size = table.number("bulk_max_size", 1..10_001, "bulk_max_size = 2048");
     settings.bulk_max_size = size.unwrap_or(settings.bulk_max_size);
+    let bytes = table.bytes(
+        "bulk_max_bytes",
+        BULK_BYTES_MIN..BULK_BYTES_MAX + 1,
+        "bulk_max_bytes = \"8MiB\"",
+    );
+    set(&mut settings.bulk_max_bytes, bytes);
     let level = table.number("compression_level", 0..10, "compression_level = 3");
     settings.compression_level = level.unwrap_or(settings.compression_level);
     let windows = table.number("pipelining", 0..65, "pipelining = 2");
     settings.pipelining = windows.unwrap_or(settings.pipelining);
+    let ttl = table.duration("ttl", Duration::ZERO, "ttl = \"10m\"");
+    set(&mut settings.ttl, ttl);
     let timeout = table.duration("timeout", LEAST, "timeout = \"30s\"");
     set(&mut settings.timeout, timeout);
     let stall = table.duration("ack_stall_timeout", LEAST, "ack_stall_timeout = \"5m\"");

@@ -207,7 +207,7 @@ impl House {
         let before = before(&locked(&ledger));
         let results = Results::new(claim.root.join("results"));
         keeper::settle(&results, &locked(&ledger), clock::now());
-        let outputs = Outputs::start(&root.outputs, taps, random());
+        let outputs = Outputs::start(&root.outputs, taps, &claim.root, random());
         let house = Self {
             started_at: clock::now(),
             started: clock::tick(),

@@ -3,6 +3,7 @@
 //! Each works on its own cursor of the queue. Knows no window and no socket: that is `shipper`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use tokio::task::JoinSet;
 use crate::clock;
 use crate::config;
 use crate::config::OutputKind;
+use crate::deadletter;
 use crate::queue::Tap;
+use crate::shipper::Host;
 use crate::shipper::View;
+use crate::shipper::driver::Start;
 use crate::shipper::driver::ship;
 use crate::status;
 
@@ -48,7 +52,13 @@ pub(super) struct Outputs {
 
 impl Outputs {
     /// Starts a shipper for each output; `salt` spreads the retries of many daemons.
-    pub(super) fn start(configured: &[config::Output], taps: Vec<Tap>, salt: u64) -> Self {
+    /// Dead letters go under `root`.
+    pub(super) fn start(
+        configured: &[config::Output],
+        taps: Vec<Tap>,
+        root: &Path,
+        salt: u64,
+    ) -> Self {
         let (stop, stopped) = watch::channel(None);
         let mut taps: BTreeMap<String, Tap> = taps
             .into_iter()
@@ -67,7 +77,13 @@ impl Outputs {
                 .as_ref()
                 .map(|tls| tls.verification_mode.name());
             let tls = mode.unwrap_or("off");
-            tasks.spawn(ship(tap, settings.clone(), salt, views, stopped.clone()));
+            let start = Start {
+                tap,
+                settings: settings.clone(),
+                dead_letters: deadletter::dir(root, &output.name),
+                salt,
+            };
+            tasks.spawn(ship(start, views, stopped.clone()));
             let name = output.name.clone();
             list.push(Output { name, tls, view });
         }
@@ -107,10 +123,12 @@ impl Output {
                 waiting_events: 0,
                 not_mine_events: 0,
                 damaged_events: 0,
+                set_aside_events: 0,
                 in_flight_windows: 0,
                 windows: 0,
                 connections: 0,
                 last_error: None,
+                hosts: Vec::new(),
             };
         };
         status::Output {
@@ -122,10 +140,22 @@ impl Output {
             waiting_events: view.waiting,
             not_mine_events: view.not_mine,
             damaged_events: view.damaged,
+            set_aside_events: view.set_aside,
             in_flight_windows: view.in_flight,
             windows: view.windows,
             connections: view.connections,
             last_error: view.last_error,
+            hosts: view.hosts.into_iter().map(host).collect(),
         }
+    }
+}
+
+fn host(host: Host) -> status::Host {
+    status::Host {
+        host: host.host,
+        state: host.state,
+        acked_events: host.acked,
+        in_flight_windows: host.in_flight,
+        last_error: host.last_error,
     }
 }

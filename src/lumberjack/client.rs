@@ -30,7 +30,9 @@ use crate::protocol::client::Session;
 use crate::protocol::client::Settings as SessionSettings;
 use crate::protocol::frame;
 use crate::protocol::frame::Deflater;
+use crate::protocol::frame::Version;
 use crate::protocol::frame::WINDOW_EVENTS_MAX;
+use crate::protocol::pairs;
 use crate::tls;
 use crate::units::LUMBERJACK_PORT;
 use crate::units::parse_address;
@@ -122,6 +124,7 @@ impl<B: AsRef<[u8]>> Payload for Checked<B> {
 #[derive(Debug, Clone)]
 pub struct Builder {
     hosts: Vec<String>,
+    version: Version,
     window: u32,
     compression_level: u32,
     pipelining: u32,
@@ -146,6 +149,14 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, settings: tls::Settings) -> Self {
         self.tls = Some(settings);
+        self
+    }
+
+    /// The protocol's version. Default: 2. In version 1 an event's keys go as texts, see
+    /// [`crate::protocol::pairs`].
+    #[must_use]
+    pub const fn version(mut self, version: Version) -> Self {
+        self.version = version;
         self
     }
 
@@ -264,6 +275,7 @@ impl Builder {
 
     const fn session(&self) -> SessionSettings {
         SessionSettings {
+            version: self.version,
             pipelining: self.pipelining,
             timeout: self.timeout,
             ack_stall_timeout: self.ack_stall_timeout,
@@ -479,6 +491,7 @@ impl Client {
     pub fn to(host: &str) -> Builder {
         Builder {
             hosts: vec![host.to_owned()],
+            version: Version::V2,
             window: 2048,
             compression_level: 3,
             pipelining: 2,
@@ -594,15 +607,18 @@ impl Client {
         while call.sent < call.flights.len() && link.session.can_send() {
             let frames = &call.flights[call.sent].frames;
             let mut bytes = Vec::new();
-            if self.settings.compression_level > 0 {
-                frame::compressed_window(
-                    frames.count(),
-                    frames.bytes(),
-                    &mut self.deflater,
-                    &mut bytes,
-                );
-            } else {
-                frame::plain_window(frames.count(), frames.bytes(), &mut bytes);
+            let deflater = &mut self.deflater;
+            let count = frames.count();
+            match self.settings.version {
+                Version::V1 => {
+                    let frames = pairs::data_frames(frames);
+                    frame::compressed_window(Version::V1, count, &frames, deflater, &mut bytes);
+                }
+                Version::V2 if self.settings.compression_level > 0 => {
+                    let frames = frames.bytes();
+                    frame::compressed_window(Version::V2, count, frames, deflater, &mut bytes);
+                }
+                Version::V2 => frame::plain_window(count, frames.bytes(), &mut bytes),
             }
             link.session.sent(frames.count(), clock::tick());
             link.connection.send(bytes);

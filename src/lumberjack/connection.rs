@@ -258,6 +258,12 @@ impl Connection {
         self.outgoing.push_back(bytes);
     }
 
+    /// Whether everything that was given to [`Connection::send`] has left.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.outgoing.is_empty() && !self.unflushed
+    }
+
     /// Writes what is to be written and reads, until at least one of both has done something.
     /// May be dropped at any time without losing bytes.
     ///

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Tick;
 use crate::protocol::frame::ACK;
 use crate::protocol::frame::SHORT_BYTES;
-use crate::protocol::frame::VERSION;
+use crate::protocol::frame::Version;
 use crate::units::show_duration;
 
 /// A connection that has been idle for longer is not used again but made anew: Logstash resets
@@ -21,6 +21,8 @@ pub const IDLE_REUSE_MAX: Duration = Duration::from_secs(50);
 /// What a session needs to know; from the output's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
+    /// The version that the windows are in, so that the answers are too.
+    pub version: Version,
     /// Most windows in flight; 0 and 1 both mean one at a time.
     pub pipelining: u32,
     /// Liveness: while windows are in flight, some byte must come within this time.
@@ -75,12 +77,16 @@ impl fmt::Display for Fault {
                  use the port of Logstash's beats input, like logstash:5044",
             ),
             Self::Version(b'1') => f.write_str(
-                "the server answers in Lumberjack version 1; it must speak version 2, \
-                 like Logstash's beats input",
+                "the server answers in Lumberjack version 1; \
+                 write version = 1 for this output, or use a server like Logstash's beats input",
+            ),
+            Self::Version(b'2') => f.write_str(
+                "the server answers in Lumberjack version 2; \
+                 leave out version = 1 for this output",
             ),
             Self::Version(byte) => write!(
                 f,
-                "the server's answer begins with byte 0x{byte:02x} instead of `2`: \
+                "the server's answer begins with byte 0x{byte:02x} instead of the protocol's version: \
                  this is not a Beats port; use one like logstash:5044"
             ),
             Self::Kind(byte) => write!(
@@ -213,7 +219,10 @@ impl Session {
 
     fn take(&mut self, byte: u8, now: Tick, progress: &mut Progress) -> Result<(), Fault> {
         match self.filled {
-            0 if byte != VERSION => return Err(Fault::Version(byte)),
+            // Logstash's keep-alives are of version 2 whatever the client speaks.
+            0 if byte != self.settings.version.byte() && byte != Version::V2.byte() => {
+                return Err(Fault::Version(byte));
+            }
             1 if byte != ACK => return Err(Fault::Kind(byte)),
             _ => {}
         }
@@ -223,8 +232,11 @@ impl Session {
             return Ok(());
         }
         self.filled = 0;
-        let [_, _, a, b, c, d] = self.frame;
+        let [version, _, a, b, c, d] = self.frame;
         match u32::from_be_bytes([a, b, c, d]) {
+            value if value > 0 && version != self.settings.version.byte() => {
+                return Err(Fault::Version(version));
+            }
             0 => progress.keep_alives = progress.keep_alives.saturating_add(1),
             value => progress.events += u64::from(self.acknowledge(value, now)?),
         }
@@ -320,6 +332,7 @@ mod tests {
 
     fn session() -> Session {
         let settings = Settings {
+            version: Version::V2,
             pipelining: 2,
             timeout: Duration::from_secs(30),
             ack_stall_timeout: Duration::from_secs(300),
@@ -373,6 +386,7 @@ mod tests {
     fn pipelining_of_zero_sends_one_window_at_a_time() {
         let mut session = Session::new(
             Settings {
+                version: Version::V2,
                 pipelining: 0,
                 timeout: Duration::from_secs(30),
                 ack_stall_timeout: Duration::from_secs(300),
@@ -461,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn only_acks_of_version_two_are_taken() {
+    fn only_acks_are_taken_and_what_else_may_answer_has_a_name() {
         for (bytes, word) in [
             (b"HTTP/1.1 400 Bad Request\r\n".as_slice(), "HTTP"),
             (b"\x15\x03\x03\x00\x02\x02\x28", "TLS"),
@@ -472,6 +486,21 @@ mod tests {
             let fault = waiting_for(&[10]).received(bytes, Tick(1)).unwrap_err();
             assert!(fault.to_string().contains(word), "{fault}");
         }
+    }
+
+    #[test]
+    fn a_client_of_version_one_takes_its_acks_and_the_keep_alives_of_version_two() {
+        let v1 = || {
+            let mut session = waiting_for(&[10]);
+            session.settings.version = Version::V1;
+            session
+        };
+        let mut session = v1();
+        let bytes = [b"2A\0\0\0\0".as_slice(), b"1A\0\0\0\0", b"1A\0\0\0\x0a"].concat();
+        let progress = session.received(&bytes, Tick(1)).unwrap();
+        assert_eq!((progress.events, progress.keep_alives), (10, 2));
+        let fault = v1().received(&ack(10), Tick(1)).unwrap_err();
+        assert!(fault.to_string().contains("version 2"), "{fault}");
     }
 
     #[test]

@@ -91,6 +91,18 @@ const fn short(version: Version, kind: u8, value: u32) -> [u8; SHORT_BYTES] {
     [version.byte(), kind, a, b, c, d]
 }
 
+/// Appends one `2J` frame.
+///
+/// # Panics
+/// When the payload has 4 GiB; events are far smaller.
+pub fn json_frame(seq: u32, payload: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(payload.len()).expect("an event is far smaller than 4 GiB");
+    out.extend_from_slice(&[VERSION, JSON]);
+    out.extend_from_slice(&seq.to_be_bytes());
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
 /// Appends a whole window to `out`: `W`, then `frames` as they are (`2J` frames numbered 1..=count).
 pub fn plain_window(count: u32, frames: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&window_head(count));
@@ -99,18 +111,26 @@ pub fn plain_window(count: u32, frames: &[u8], out: &mut Vec<u8>) {
 
 /// Appends a whole window to `out`: `W`, then all of `frames` deflated in one `C` frame.
 ///
-/// Always one: go-lumber closes the connection on a second `C` frame in a window.
+/// Always one: go-lumber closes the connection on a second `C` frame in a window. A window of
+/// version 1 must not go otherwise: Logstash resets the connection when a bare `D` frame comes in
+/// two reads.
 ///
 /// # Panics
 /// When `frames` deflate to 4 GiB or more; windows are far smaller.
-pub fn compressed_window(count: u32, frames: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
-    out.extend_from_slice(&window_head(count));
+pub fn compressed_window(
+    version: Version,
+    count: u32,
+    frames: &[u8],
+    deflater: &mut Deflater,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(&short(version, WINDOW, count));
     let head = out.len();
-    out.extend_from_slice(&compressed_head(0));
+    out.extend_from_slice(&[0; SHORT_BYTES]);
     let start = out.len();
     deflater.deflate(frames, out);
     let len = u32::try_from(out.len() - start).expect("a window is far smaller than 4 GiB");
-    out[head..start].copy_from_slice(&compressed_head(len));
+    out[head..start].copy_from_slice(&short(version, COMPRESSED, len));
 }
 
 /// Makes zlib streams; kept from one window to the next, because its tables cost more to set up
@@ -209,7 +229,13 @@ mod tests {
             // Twice: the second stream must not depend on the first.
             for _ in 0..2 {
                 let mut out = b"before".to_vec();
-                compressed_window(frames.count(), frames.bytes(), &mut deflater, &mut out);
+                compressed_window(
+                    Version::V2,
+                    frames.count(),
+                    frames.bytes(),
+                    &mut deflater,
+                    &mut out,
+                );
                 let window = &out[6..];
                 assert_eq!(window[..6], window_head(3_000));
                 let len = u32::try_from(window.len() - 12).unwrap();

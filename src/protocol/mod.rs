@@ -6,4 +6,5 @@
 
 pub mod client;
 pub mod frame;
+pub mod pairs;
 pub mod server;

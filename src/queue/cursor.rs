@@ -29,13 +29,23 @@ pub struct Passed {
     pub not_mine: u64,
     /// Their record could not be read any more.
     pub damaged: u64,
+    /// The peer refused them again and again: they are dead letters.
+    pub set_aside: u64,
 }
 
 impl Passed {
     /// All together.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.acked + self.not_mine + self.damaged
+        self.acked + self.not_mine + self.damaged + self.set_aside
+    }
+
+    /// Adds `more`.
+    pub const fn add(&mut self, more: &Self) {
+        self.acked += more.acked;
+        self.not_mine += more.not_mine;
+        self.damaged += more.damaged;
+        self.set_aside += more.set_aside;
     }
 }
 
@@ -190,6 +200,7 @@ fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     LittleEndian::write_u64(&mut out[56..64], cursor.passed.acked);
     LittleEndian::write_u64(&mut out[64..72], cursor.passed.not_mine);
     LittleEndian::write_u64(&mut out[72..80], cursor.passed.damaged);
+    LittleEndian::write_u64(&mut out[80..88], cursor.passed.set_aside);
     let crc = crc32fast::hash(&out[8..USED_BYTES]);
     LittleEndian::write_u32(&mut out[4..8], crc);
     out
@@ -214,6 +225,7 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
             acked: at(56),
             not_mine: at(64),
             damaged: at(72),
+            set_aside: at(80),
         },
     };
     Some((at(8), cursor))
@@ -238,6 +250,7 @@ mod tests {
                 acked: seq,
                 not_mine: 2,
                 damaged: 0,
+                set_aside: 3,
             },
         }
     }

@@ -1,6 +1,11 @@
-//! The shipper's driver: gives its step machine a socket, a disk and a clock.
+//! The shipper's driver: gives its step machine sockets, a disk and a clock.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,58 +15,65 @@ use super::Input;
 use super::Shipper;
 use super::View;
 use super::load::Loader;
+use super::trail::Step;
 use crate::clock;
+use crate::deadletter;
+use crate::deadletter::Letter;
+use crate::disk::Disk;
 use crate::lumberjack::connection::Broken;
 use crate::lumberjack::connection::Connection;
 use crate::lumberjack::connection::Dial;
 use crate::lumberjack::connection::Turn;
 use crate::queue::Level;
+use crate::queue::Position;
 use crate::queue::Tap;
 use crate::queue::cursor::CursorFile;
 use crate::queue::locked;
 use crate::sink::lumberjack::Settings;
-use crate::window::Limits;
 
 /// Longest sleep at a time: a suspended machine is noticed soon after it wakes.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// What one output starts with: where it reads, how it sends, where what is refused goes.
+#[derive(Debug)]
+pub struct Start {
+    /// Its place in the queue.
+    pub tap: Tap,
+    /// `[output.NAME]`.
+    pub settings: Settings,
+    /// The folder of its dead letters.
+    pub dead_letters: PathBuf,
+    /// Spreads the retries of many daemons.
+    pub salt: u64,
+}
+
 /// Runs one output until `stop` holds an event number and everything before that is passed, or for ever.
-/// `views` shows what people may know; `through` becomes true at the end.
+/// `views` shows what people may know.
 pub async fn ship(
-    tap: Tap,
-    settings: Settings,
-    salt: u64,
+    start: Start,
     views: watch::Sender<Option<View>>,
     mut stop: watch::Receiver<Option<u64>>,
 ) {
-    let Tap {
-        output,
-        disk,
-        dir,
-        mut level,
-        marks,
-        file,
-        cursor,
-    } = tap;
-    let limits = Limits {
-        events: settings.bulk_max_size,
-        compression_level: settings.compression_level,
-    };
-    let mut hands = Hands {
-        loader: Loader::new(disk, &dir, &output, &cursor, limits),
+    let Start {
+        tap,
+        settings,
+        dead_letters,
+        salt,
+    } = start;
+    let mut level = tap.level.clone();
+    let cursor = tap.cursor;
+    let mut ports = Ports {
         dial: settings.dial(),
-        connection: None,
-        file,
-        marks,
-        output,
+        ports: settings.hosts.iter().map(|_| Port::Closed).collect(),
+        first: 0,
     };
+    let mut hands = Hands::new(tap, &settings, dead_letters);
     let mut shipper = Shipper::new(settings, cursor, salt);
-    let mut connecting: Option<Connecting> = None;
     let mut queue_gone = false;
     let mut effects: VecDeque<Effect> = shipper.step(Input::Clock, clock::tick()).into();
     loop {
         while let Some(effect) = effects.pop_front() {
-            if let Some(input) = hands.carry_out(effect, &mut connecting, &level) {
+            if let Some(input) = hands.carry_out(effect, &mut ports, &level) {
                 effects.extend(shipper.step(input, clock::tick()));
             }
         }
@@ -81,109 +93,187 @@ pub async fn ship(
             .unwrap_or(now.after(SLEEP_MAX))
             .min(now.after(SLEEP_MAX));
         let happened = tokio::select! {
-            turn = turn(hands.connection.as_mut()) => Happened::Turn(turn),
-            made = made(connecting.as_mut()) => Happened::Made(made),
+            (lane, at) = ports.happened() => Happened::Port(lane, at),
             // The queue may be closed before its outputs: nothing more comes then, what is there is still shipped.
             changed = level.changed(), if !queue_gone => if changed.is_ok() { Happened::Captured } else { Happened::QueueGone },
             _ = stop.changed() => Happened::Clock,
             () = clock::sleep_until(wake) => Happened::Clock,
         };
+        let now = clock::tick();
         effects.extend(match happened {
-            Happened::Turn(Ok(Turn::Received(bytes))) => {
-                shipper.step(Input::Received(&bytes), clock::tick())
+            Happened::Port(lane, AtPort::Connected) => shipper.step(Input::Connected(lane), now),
+            Happened::Port(lane, AtPort::Received(bytes)) => {
+                shipper.step(Input::Received(lane, &bytes), now)
             }
-            Happened::Turn(Ok(Turn::Wrote)) => shipper.step(Input::Wrote, clock::tick()),
-            Happened::Turn(Err(broken)) => shipper.step(Input::Lost(broken.reason), clock::tick()),
-            Happened::Made(made) => {
-                connecting = None;
-                match made {
-                    Ok(connection) => {
-                        hands.connection = Some(connection);
-                        shipper.step(Input::Connected, clock::tick())
-                    }
-                    Err(broken) => shipper.step(Input::Lost(broken.reason), clock::tick()),
-                }
+            Happened::Port(lane, AtPort::Wrote) => shipper.step(Input::Wrote(lane), now),
+            Happened::Port(lane, AtPort::Lost(broken, flushed)) => {
+                let lost = Input::Lost {
+                    lane,
+                    broken,
+                    flushed,
+                };
+                shipper.step(lost, now)
             }
-            Happened::Captured => shipper.step(Input::Captured, clock::tick()),
-            Happened::Clock => shipper.step(Input::Clock, clock::tick()),
+            Happened::Captured => shipper.step(Input::Captured, now),
+            Happened::Clock => shipper.step(Input::Clock, now),
             Happened::QueueGone => {
                 queue_gone = true;
-                shipper.step(Input::Clock, clock::tick())
+                shipper.step(Input::Clock, now)
             }
         });
     }
 }
 
 enum Happened {
-    Turn(Result<Turn, Broken>),
-    Made(Result<Connection, Broken>),
+    Port(usize, AtPort),
     Captured,
     QueueGone,
     Clock,
 }
 
-type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Connection, Broken>> + Send>>;
+enum AtPort {
+    Connected,
+    Received(Vec<u8>),
+    Wrote,
+    /// Also whether everything that was to be written had left.
+    Lost(Broken, bool),
+}
 
-async fn turn(connection: Option<&mut Connection>) -> Result<Turn, Broken> {
-    match connection {
-        Some(connection) => connection.turn().await,
-        None => std::future::pending().await,
+type Connecting = Pin<Box<dyn Future<Output = Result<Connection, Broken>> + Send>>;
+
+/// A lane's socket.
+enum Port {
+    Closed,
+    Connecting(Connecting),
+    Open(Box<Connection>),
+}
+
+impl Port {
+    /// Waits for the next thing to happen; may be dropped at any time.
+    async fn happened(&mut self) -> AtPort {
+        match self {
+            Self::Closed => std::future::pending().await,
+            Self::Connecting(connecting) => match connecting.await {
+                Ok(connection) => {
+                    *self = Self::Open(Box::new(connection));
+                    AtPort::Connected
+                }
+                Err(broken) => self.lost(broken, false),
+            },
+            Self::Open(connection) => match connection.turn().await {
+                Ok(Turn::Received(bytes)) => AtPort::Received(bytes),
+                Ok(Turn::Wrote) => AtPort::Wrote,
+                Err(broken) => {
+                    let flushed = connection.is_flushed();
+                    self.lost(broken, flushed)
+                }
+            },
+        }
+    }
+
+    fn lost(&mut self, broken: Broken, flushed: bool) -> AtPort {
+        *self = Self::Closed;
+        AtPort::Lost(broken, flushed)
     }
 }
 
-async fn made(connecting: Option<&mut Connecting>) -> Result<Connection, Broken> {
-    match connecting {
-        Some(connecting) => connecting.await,
-        None => std::future::pending().await,
+/// The sockets of all lanes.
+struct Ports {
+    dial: Dial,
+    ports: Vec<Port>,
+    /// The one that is looked at first, so that a busy one does not starve the others.
+    first: usize,
+}
+
+impl Ports {
+    async fn happened(&mut self) -> (usize, AtPort) {
+        let count = self.ports.len();
+        let mut turns: Vec<_> = self
+            .ports
+            .iter_mut()
+            .map(|port| Box::pin(port.happened()))
+            .collect();
+        let first = self.first;
+        let next = std::future::poll_fn(|context| {
+            for lane in (0..count).map(|n| (first + n) % count) {
+                if let Poll::Ready(at) = turns[lane].as_mut().poll(context) {
+                    return Poll::Ready((lane, at));
+                }
+            }
+            Poll::Pending
+        });
+        let (lane, at) = pin!(next).await;
+        self.first = (lane + 1) % count;
+        (lane, at)
     }
 }
 
 struct Hands {
     loader: Loader,
-    dial: Dial,
-    connection: Option<Connection>,
+    letters: deadletter::Writer,
     file: CursorFile,
     marks: crate::queue::service::Marks,
     output: String,
 }
 
 impl Hands {
+    fn new(tap: Tap, settings: &Settings, dead_letters: PathBuf) -> Self {
+        let Tap {
+            output,
+            disk,
+            dir,
+            marks,
+            file,
+            cursor,
+            ..
+        } = tap;
+        let letters = deadletter::Writer::new(Arc::<dyn Disk>::clone(&disk), dead_letters);
+        Self {
+            loader: Loader::new(disk, &dir, &output, &cursor, settings.limits()),
+            letters,
+            file,
+            marks,
+            output,
+        }
+    }
+
     fn carry_out(
         &mut self,
         effect: Effect,
-        connecting: &mut Option<Connecting>,
+        ports: &mut Ports,
         level: &watch::Receiver<Level>,
     ) -> Option<Input<'static>> {
         match effect {
-            Effect::Connect(host) => {
-                let dial = self.dial.clone();
-                *connecting = Some(Box::pin(
-                    async move { Connection::open(&host, &dial).await },
-                ));
+            Effect::Connect(lane, host) => {
+                let dial = ports.dial.clone();
+                ports.ports[lane] =
+                    Port::Connecting(Box::pin(
+                        async move { Connection::open(&host, &dial).await },
+                    ));
                 None
             }
-            Effect::Close => {
-                self.connection = None;
+            Effect::Close(lane) => {
+                ports.ports[lane] = Port::Closed;
                 None
             }
-            Effect::Send(bytes) => {
-                if let Some(connection) = &mut self.connection {
+            Effect::Send(lane, bytes) => {
+                if let Port::Open(connection) = &mut ports.ports[lane] {
                     connection.send(bytes);
                 }
                 None
             }
-            Effect::Load => {
+            Effect::Load(order, most) => {
                 let end = level.borrow().end;
-                Some(
-                    match tokio::task::block_in_place(|| self.loader.load(end)) {
-                        Ok(loaded) => Input::Loaded(loaded),
-                        Err(error) => Input::LoadFailed(error.to_string()),
-                    },
-                )
+                let load = || self.loader.load(&order, most, end);
+                Some(match tokio::task::block_in_place(load) {
+                    Ok(loaded) => Input::Loaded(loaded),
+                    Err(error) => Input::LoadFailed(error.to_string()),
+                })
             }
-            Effect::Rewind(cursor) => {
-                self.loader.rewind(&cursor);
-                None
+            Effect::SetAside { step, host, reason } => {
+                let end = level.borrow().end;
+                let kept = tokio::task::block_in_place(|| self.set_aside(&step, end, host, reason));
+                Some(kept.map_or_else(Input::SetAsideFailed, Input::SetAside))
             }
             Effect::Store(cursor) => {
                 // A cursor that cannot be stored costs duplicates after a crash, never events.
@@ -204,5 +294,39 @@ impl Hands {
                 None
             }
         }
+    }
+
+    /// Makes an event a dead letter; `false` when it cannot be read any more.
+    fn set_aside(
+        &mut self,
+        step: &Step,
+        end: Position,
+        host: String,
+        reason: String,
+    ) -> Result<bool, String> {
+        let event = self.loader.event(step, end);
+        let Some(event) = event.map_err(|error| error.to_string())? else {
+            tracing::error!(seq = step.seq, "a refused event cannot be read any more");
+            return Ok(false);
+        };
+        tracing::warn!(
+            output = self.output,
+            seq = step.seq,
+            host,
+            reason,
+            "an event is refused again and again and is set aside"
+        );
+        let letter = Letter {
+            set_aside_at: clock::now(),
+            output: self.output.clone(),
+            host,
+            reason,
+            seq: step.seq,
+            event,
+        };
+        self.letters
+            .add(&letter)
+            .map_err(|refused| refused.to_string())?;
+        Ok(true)
     }
 }

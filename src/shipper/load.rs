@@ -1,6 +1,8 @@
 //! Loading windows: reads the log from an output's place and builds the next window.
 //!
-//! The only part of a shipper that reads the disk. Knows nothing of connections and ACKs.
+//! Goes on where it stopped, and reads single places again for windows that are sent again: bytes
+//! are not kept once they are written. The only part of a shipper that reads the disk. Knows
+//! nothing of connections and ACKs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +14,7 @@ use crate::disk::Disk;
 use crate::event::Frames;
 use crate::queue::Position;
 use crate::queue::cursor::Cursor;
-use crate::queue::log::Found;
+use crate::queue::log;
 use crate::queue::log::LogReader;
 use crate::queue::record::Body;
 use crate::queue::record::Header;
@@ -24,15 +26,39 @@ use crate::window::Window;
 /// Most records that one load steps over without finding an event to send: then it lets others run.
 const RECORDS_MAX: usize = 4096;
 
+/// What is to be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The next events of the log.
+    Next,
+    /// Those of these steps, whose events are all to be sent.
+    Again(Vec<Step>),
+}
+
 /// What a load found.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    /// The next window, if there is something to send.
+    /// The window, if there is something to send.
     pub(crate) window: Option<Window>,
-    /// The steps over everything that was read.
-    pub(crate) steps: Vec<Step>,
-    /// Whether the end of what may be read was reached.
-    pub(crate) at_end: bool,
+    /// What it was.
+    pub(crate) found: Found,
+}
+
+/// What a load has read.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// The log went on.
+    Next {
+        /// The steps over everything that was read.
+        steps: Vec<Step>,
+        /// Whether the end of what may be read was reached.
+        at_end: bool,
+    },
+    /// The window holds as many events of the steps as fit, from the first on.
+    Again {
+        /// Records among them that cannot be read any more.
+        damaged: Vec<Position>,
+    },
 }
 
 /// Reads the log for one output.
@@ -40,6 +66,8 @@ pub(crate) struct Loaded {
 pub(crate) struct Loader {
     output: String,
     reader: LogReader,
+    /// For single places, so that the other one stays where it is.
+    again: LogReader,
     builder: Builder,
     /// Number of the next event.
     seq: u64,
@@ -53,7 +81,7 @@ pub(crate) struct Loader {
 
 #[derive(Debug)]
 struct Held {
-    found: Found,
+    found: log::Found,
     stored: StoredEvents,
     frames: Option<Frames>,
     from: u32,
@@ -69,7 +97,8 @@ impl Loader {
     ) -> Self {
         Self {
             output: output.to_owned(),
-            reader: LogReader::new(disk, dir, cursor.at),
+            reader: LogReader::new(disk.clone(), dir, cursor.at),
+            again: LogReader::new(disk, dir, cursor.at),
             builder: Builder::new(limits),
             seq: cursor.seq,
             done: cursor.done,
@@ -78,21 +107,36 @@ impl Loader {
         }
     }
 
-    /// Goes back to `cursor`.
-    pub(crate) fn rewind(&mut self, cursor: &Cursor) {
-        self.reader.seek(cursor.at);
-        self.seq = cursor.seq;
-        self.done = cursor.done;
-        self.held = None;
-        drop(self.builder.finish());
-    }
-
-    /// Reads on, up to `end`, until a window is full or nothing more is there.
+    /// Loads a window of at most `most` events; what it reads ends at `end`.
     ///
     /// # Errors
-    /// What the disk said. Rewind before the next load: what was read so far is forgotten.
-    pub(crate) fn load(&mut self, end: Position) -> io::Result<Loaded> {
+    /// What the disk said. The next load begins where this one did.
+    pub(crate) fn load(&mut self, order: &Order, most: u32, end: Position) -> io::Result<Loaded> {
+        self.builder.hold(most);
+        let (at, seq, done) = match &self.held {
+            Some(held) => (
+                held.found.at,
+                held.found.header.seq + u64::from(held.from),
+                held.from,
+            ),
+            None => (self.reader.position(), self.seq, self.done),
+        };
+        let loaded = match order {
+            Order::Next => self.next(end),
+            Order::Again(steps) => self.again(steps, most, end),
+        };
+        if loaded.is_err() {
+            self.builder.clear();
+            self.reader.seek(at);
+            (self.seq, self.done, self.held) = (seq, done, None);
+        }
+        loaded
+    }
+
+    fn next(&mut self, end: Position) -> io::Result<Loaded> {
         let mut steps = Vec::new();
+        let mut at_end = false;
+        let mut window = None;
         for _ in 0..RECORDS_MAX {
             let held = match self.held.take() {
                 Some(held) => held,
@@ -100,44 +144,95 @@ impl Loader {
                     Next::Held(held) => held,
                     Next::Passed => continue,
                     Next::End => {
-                        return Ok(Loaded {
-                            window: self.builder.finish(),
-                            steps,
-                            at_end: true,
-                        });
+                        at_end = true;
+                        break;
                     }
                 },
             };
-            if let Some(window) = self.take(held, end, &mut steps)? {
-                return Ok(Loaded {
-                    window: Some(window),
-                    steps,
-                    at_end: false,
-                });
+            window = self.take(held, end, &mut steps);
+            if window.is_some() {
+                break;
             }
         }
         Ok(Loaded {
-            window: self.builder.finish(),
-            steps,
-            at_end: false,
+            window: window.or_else(|| self.builder.finish()),
+            found: Found::Next { steps, at_end },
         })
     }
 
+    fn again(&mut self, steps: &[Step], most: u32, end: Position) -> io::Result<Loaded> {
+        let mut damaged = Vec::new();
+        let mut window = None;
+        let mut events = 0;
+        for step in steps {
+            let Some((count, stored)) = self.stored(step.at, end)? else {
+                tracing::error!(at = ?step.at, events = step.events, "a record is damaged; its events are lost to this output");
+                damaged.push(step.at);
+                continue;
+            };
+            let whole = steps.len() == 1 && step.events == u64::from(count);
+            if whole
+                && self
+                    .builder
+                    .fits_as_it_lies(count, stored.raw_bytes, stored.zlib)
+            {
+                window = Some(Builder::as_it_lies(&stored));
+                break;
+            }
+            let Ok(frames) = stored.frames() else {
+                tracing::error!(at = ?step.at, events = step.events, "a record's events cannot be read and are passed over");
+                damaged.push(step.at);
+                continue;
+            };
+            let wanted = u32::try_from(step.events).unwrap_or(u32::MAX);
+            self.builder.hold(most.min(events + wanted));
+            let taken = self.builder.add(&frames, step.done);
+            events += taken;
+            if taken < wanted {
+                break;
+            }
+        }
+        Ok(Loaded {
+            window: window.or_else(|| self.builder.finish()),
+            found: Found::Again { damaged },
+        })
+    }
+
+    /// The JSON of the first event of a step; `None` when its record cannot be read any more.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub(crate) fn event(&mut self, step: &Step, end: Position) -> io::Result<Option<Vec<u8>>> {
+        let frames = self
+            .stored(step.at, end)?
+            .and_then(|(_, stored)| stored.frames().ok());
+        Ok(frames.and_then(|frames| {
+            let event = frames.payloads().nth(step.done as usize)?;
+            Some(event.to_vec())
+        }))
+    }
+
+    /// The events of the record at `at`, and how many they are; `None` when it is damaged.
+    fn stored(&mut self, at: Position, end: Position) -> io::Result<Option<(u32, StoredEvents)>> {
+        self.again.seek(at);
+        let Some(found) = self.again.next(end)?.filter(|found| found.at == at) else {
+            return Ok(None);
+        };
+        let bytes = self.again.body(&found)?;
+        let body = bytes.and_then(|bytes| Body::read(&bytes).ok());
+        Ok(body.map(|body| (found.header.count, stored(&found.header, body))))
+    }
+
     /// Puts a record into the window; returns the window when that closes it.
-    fn take(
-        &mut self,
-        mut held: Held,
-        end: Position,
-        steps: &mut Vec<Step>,
-    ) -> io::Result<Option<Window>> {
-        let Header { count, .. } = held.found.header;
+    fn take(&mut self, mut held: Held, end: Position, steps: &mut Vec<Step>) -> Option<Window> {
+        let Header { count, seq, .. } = held.found.header;
         if self.is_window(&held, end) {
             if !self.builder.is_empty() {
                 self.held = Some(held);
-                return Ok(self.builder.finish());
+                return self.builder.finish();
             }
-            steps.push(sent(&held.found, 0, count, count));
-            return Ok(Some(Builder::as_it_lies(&held.stored)));
+            steps.push(sent(&held.found, seq, 0, count, count));
+            return Some(Builder::as_it_lies(&held.stored));
         }
         let frames = match held.frames.take() {
             Some(frames) => frames,
@@ -148,25 +243,27 @@ impl Loader {
                     steps.push(Step {
                         at: held.found.at,
                         done: held.from,
+                        seq: seq + u64::from(held.from),
                         events: u64::from(count - held.from.min(count)),
                         next: Some(held.found.next),
                         way: Way::Damaged,
                     });
-                    return Ok(None);
+                    return None;
                 }
             },
         };
         let taken = self.builder.add(&frames, held.from);
         if taken > 0 {
-            steps.push(sent(&held.found, held.from, taken, count));
+            let first = seq + u64::from(held.from);
+            steps.push(sent(&held.found, first, held.from, taken, count));
         }
         if held.from + taken < count {
             held.from += taken;
             held.frames = Some(frames);
             self.held = Some(held);
-            return Ok(self.builder.finish());
+            return self.builder.finish();
         }
-        Ok(None)
+        None
     }
 
     /// Whether a record is sent as it lies: when it may be, and is a full window or all that there is.
@@ -200,6 +297,7 @@ impl Loader {
             steps.push(Step {
                 at: before,
                 done: 0,
+                seq: self.seq,
                 events: header.seq - self.seq,
                 next: Some(found.at),
                 way: Way::Damaged,
@@ -209,10 +307,12 @@ impl Loader {
         }
         let from = std::mem::take(&mut self.done).min(header.count);
         let rest = u64::from(header.count - from);
+        let seq = self.seq;
         self.seq += rest;
         let pass = |way| Step {
             at: found.at,
             done: from,
+            seq,
             events: rest,
             next: Some(found.next),
             way,
@@ -236,18 +336,21 @@ impl Loader {
             steps.push(pass(Way::NotMine));
             return Ok(Next::Passed);
         }
-        let stored = StoredEvents {
-            bytes: body.events,
-            count: header.count,
-            raw_bytes: header.raw_bytes,
-            zlib: header.zlib,
-        };
         Ok(Next::Held(Held {
             found,
-            stored,
+            stored: stored(&header, body),
             frames: None,
             from,
         }))
+    }
+}
+
+fn stored(header: &Header, body: Body) -> StoredEvents {
+    StoredEvents {
+        bytes: body.events,
+        count: header.count,
+        raw_bytes: header.raw_bytes,
+        zlib: header.zlib,
     }
 }
 
@@ -257,10 +360,11 @@ enum Next {
     End,
 }
 
-fn sent(found: &Found, from: u32, taken: u32, count: u32) -> Step {
+fn sent(found: &log::Found, seq: u64, from: u32, taken: u32, count: u32) -> Step {
     Step {
         at: found.at,
         done: from,
+        seq,
         events: u64::from(taken),
         next: (from + taken >= count).then_some(found.next),
         way: Way::Sent,

@@ -10,19 +10,31 @@ use crate::lumberjack::Client;
 use crate::lumberjack::client::Builder;
 use crate::lumberjack::connection::Dial;
 use crate::protocol::client;
+use crate::protocol::frame::Version;
 use crate::tls;
+use crate::window::Limits;
 
 /// `[output.NAME]` with `kind = "lumberjack"`, checked. Names and defaults as in Filebeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `host:port` each; port default 5044. IPv6 in brackets. Tried in turn on failure.
+    /// `host:port` each; port default 5044. IPv6 in brackets. One at a time, beginning with one by
+    /// chance and going on with the next on failure; all at once with `loadbalance`.
     pub hosts: Vec<String>,
+    /// Whether all hosts get windows at once; the order of a job's events is then not kept.
+    pub loadbalance: bool,
+    /// The protocol's version. Default 2.
+    pub version: Version,
     /// Most events of one window, 1..=10000. Default 2048.
     pub bulk_max_size: u32,
+    /// Most bytes of one window, inflated; a larger event goes alone. Default 8 MiB: well under
+    /// Graylog's 16 MiB frames and 64 MiB inflated.
+    pub bulk_max_bytes: u64,
     /// zlib level 0..=9 of windows that are joined at ship. Default 3. 0: not compressed.
     pub compression_level: u32,
-    /// Windows in flight; 0 and 1 both mean one at a time. Default 2.
+    /// Windows in flight on one connection; 0 and 1 both mean one at a time. Default 2.
     pub pipelining: u32,
+    /// How old a connection gets before the next window goes on a new one. Zero, the default: any age.
+    pub ttl: Duration,
     /// Liveness: no byte from the server for this long ends the connection. Default 30s.
     pub timeout: Duration,
     /// Progress: keep-alives without a higher ACK for this long end it too. Default 5m.
@@ -36,6 +48,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What its windows may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            events: self.bulk_max_size,
+            bytes: usize::try_from(self.bulk_max_bytes).unwrap_or(usize::MAX),
+            compression_level: self.compression_level,
+            version: self.version,
+        }
+    }
+
     /// How its servers are reached.
     #[must_use]
     pub fn dial(&self) -> Dial {
@@ -60,6 +83,7 @@ impl Settings {
             None => client,
         };
         client
+            .version(self.version)
             .window(self.bulk_max_size)
             .compression_level(self.compression_level)
             .pipelining(self.pipelining.max(1))
@@ -87,6 +111,7 @@ impl Session {
     #[must_use]
     pub fn new(settings: &Settings, now: Tick) -> Self {
         let settings = client::Settings {
+            version: settings.version,
             pipelining: settings.pipelining,
             timeout: settings.timeout,
             ack_stall_timeout: settings.ack_stall_timeout,

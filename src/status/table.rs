@@ -132,17 +132,41 @@ fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
         "HOST",
         "ACKED",
         "WAITING",
+        "ASIDE",
         "LAST ERROR",
     ])];
     for output in &status.outputs {
         rows.push(vec![
             Cell::plain(&output.name),
             Cell::new(&output.state, output_paint(&output.state)),
-            Cell::plain(&output.host),
+            Cell::plain(if output.hosts.is_empty() {
+                output.host.clone()
+            } else {
+                format!("{} hosts", output.hosts.len())
+            }),
             Cell::plain(output.acked_events.to_string()),
             Cell::plain(output.waiting_events.to_string()),
+            Cell::new(
+                output.set_aside_events.to_string(),
+                if output.set_aside_events > 0 {
+                    Paint::Bad
+                } else {
+                    Paint::None
+                },
+            ),
             Cell::new(output.last_error.as_deref().unwrap_or("-"), Paint::Faint),
         ]);
+        for host in &output.hosts {
+            rows.push(vec![
+                Cell::plain(""),
+                Cell::new(&host.state, output_paint(&host.state)),
+                Cell::plain(&host.host),
+                Cell::plain(host.acked_events.to_string()),
+                Cell::plain(""),
+                Cell::plain(""),
+                Cell::new(host.last_error.as_deref().unwrap_or("-"), Paint::Faint),
+            ]);
+        }
     }
     rows
 }

@@ -49,10 +49,12 @@ fn sample() -> Status {
             waiting_events: 200,
             not_mine_events: 0,
             damaged_events: 0,
+            set_aside_events: 0,
             in_flight_windows: 1,
             windows: 7,
             connections: 2,
             last_error: None,
+            hosts: Vec::new(),
         }],
         jobs: vec![Job {
             source: None,
@@ -116,8 +118,8 @@ fn the_json_names_are_stable() {
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",
             "tls": "off",
             "acked_events": 1000, "waiting_events": 200, "not_mine_events": 0,
-            "damaged_events": 0, "in_flight_windows": 1, "windows": 7, "connections": 2,
-            "last_error": null,
+            "damaged_events": 0, "set_aside_events": 0, "in_flight_windows": 1, "windows": 7,
+            "connections": 2, "last_error": null, "hosts": [], "tls": "off",
         }],
         "jobs": [{
             "name": "disk", "state": "idle", "generation": "00c0ffee00c0ffee", "running": [],
@@ -156,8 +158,8 @@ events: 1200 captured, 1000 acked, 200 waiting
 queue: 1.0 MiB of 10.0 MiB (10 %)
 daemon: running, spoolbeat 0.1.0, pid 42, up 1m01s, root /srv/spool
 
-OUTPUT      STATE      HOST            ACKED  WAITING  LAST ERROR
-lumberjack  connected  127.0.0.1:5044  1000   200      -
+OUTPUT      STATE      HOST            ACKED  WAITING  ASIDE  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   200      0      -
 
 JOB   STATE  LAST RUN                    NEXT     RUNS  FAILED  EVENTS  SKIPPED
 disk  idle   failed 4.0s ago, took 1.2s  in 4.8s  3     2       1200    4
@@ -166,6 +168,31 @@ problems:
   jobs/disk/job.toml:12:9: schedule.every: `30\\u{1b}[31m` is not a duration; write one like 30s
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn each_host_of_a_balanced_output_has_its_row() {
+    let mut status = sample();
+    let host = |host: &str, state: &str| Host {
+        host: host.to_owned(),
+        state: state.to_owned(),
+        acked_events: 500,
+        in_flight_windows: 1,
+        last_error: (state == "down").then(|| "gone".to_owned()),
+    };
+    status.outputs[0].hosts = vec![host("a:5044", "connected"), host("b:5044", "down")];
+    let text = show(&status, at(5_200).0, Look::Plain);
+    assert!(
+        text.contains(
+            "\
+OUTPUT      STATE      HOST     ACKED  WAITING  ASIDE  LAST ERROR
+lumberjack  connected  2 hosts  1000   200      0      -
+            connected  a:5044   500                    -
+            down       b:5044   500                    gone
+"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

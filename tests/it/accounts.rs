@@ -40,6 +40,7 @@ fn assert_exact(status: &Value) {
             "waiting_events",
             "not_mine_events",
             "damaged_events",
+            "set_aside_events",
         ];
         let sum: u64 = parts.iter().map(|part| number(&output[*part])).sum();
         assert_eq!(sum, captured, "{output}");

@@ -15,11 +15,13 @@ use spoolbeat::clock::Tick;
 use spoolbeat::event::Frames;
 use spoolbeat::protocol::client;
 use spoolbeat::protocol::frame::KEEP_ALIVE;
+use spoolbeat::protocol::frame::Version;
 use spoolbeat::protocol::frame::ack;
 use spoolbeat::protocol::server;
 use spoolbeat::protocol::server::Want;
 use spoolbeat::window::Builder;
 use spoolbeat::window::Limits;
+use spoolbeat::window::WINDOW_BYTES_MAX;
 
 use crate::harness::Cut;
 use crate::harness::Direction;
@@ -89,13 +91,16 @@ struct Client<'a> {
 impl<'a> Client<'a> {
     fn connect(talk: Talk, events: &'a Frames, acked: u32) -> Self {
         let settings = client::Settings {
+            version: Version::V2,
             pipelining: talk.pipelining,
             timeout: Duration::from_secs(30),
             ack_stall_timeout: Duration::from_secs(300),
         };
         let limits = Limits {
             events: talk.window,
+            bytes: WINDOW_BYTES_MAX,
             compression_level: talk.level,
+            version: Version::V2,
         };
         Self {
             talk,

@@ -131,6 +131,7 @@ async fn exchange(host: &str, dial: &Dial) -> Result<Option<Secured>, Broken> {
     })
     .await?;
     let settings = client::Settings {
+        version: spoolbeat::protocol::frame::Version::V2,
         pipelining: 1,
         timeout: SOON,
         ack_stall_timeout: SOON,

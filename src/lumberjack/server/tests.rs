@@ -6,6 +6,7 @@ mod table;
 use super::*;
 use crate::event::Frames;
 use crate::protocol::frame::Deflater;
+use crate::protocol::frame::Version;
 use crate::protocol::frame::ack;
 use crate::protocol::frame::compressed_window;
 use crate::protocol::frame::plain_window;
@@ -132,7 +133,13 @@ async fn the_largest_windows_are_taken_plain_and_compressed() {
     assert_eq!(client.answer().await, ack(10_000));
     let mut out = Vec::new();
     let all = frames(10_000, &payload);
-    compressed_window(10_000, all.bytes(), &mut Deflater::new(3), &mut out);
+    compressed_window(
+        Version::V2,
+        10_000,
+        all.bytes(),
+        &mut Deflater::new(3),
+        &mut out,
+    );
     client.send(&out).await;
     assert_eq!(server.take().await, 10_000);
     assert_eq!(client.answer().await, ack(10_000));
