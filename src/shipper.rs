@@ -470,7 +470,7 @@ impl Shipper {
             host = self.settings.hosts[lane.host],
             error = reason,
             retry_in = crate::units::show_duration(wait),
-            "output is not reachable; its events wait in the queue"
+            "the output has no connection; its events wait in the queue"
         );
         lane.last_error = Some(reason);
         lane.link = Link::Down {

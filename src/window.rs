@@ -290,4 +290,35 @@ mod tests {
             assert!(!builder.fits_as_it_lies(1, 1, true));
         }
     }
+
+    #[test]
+    fn a_window_of_version_one_comes_out_of_our_own_server_with_every_key() {
+        let mut frames = Frames::default();
+        frames.push(|out| out.extend_from_slice(br#"{"message":"a","n":1,"o":{"p":[2]}}"#));
+        frames.push(|out| out.extend_from_slice(b"{}"));
+        for level in [0, 3] {
+            let mut builder = Builder::new(Limits {
+                version: Version::V1,
+                ..limits(10, level)
+            });
+            assert_eq!(builder.add(&frames, 0), 2);
+            let window = builder.finish().unwrap();
+            let mut session = server::Session::new(server::Limits::default());
+            let mut bytes = window.bytes.as_slice();
+            while session.feed(&mut bytes).unwrap() == server::Want::Room {
+                session.grant(1 << 20);
+            }
+            let got = session.next_window().unwrap();
+            assert_eq!(got.last_seq(), 2);
+            let events: Vec<serde_json::Value> = got
+                .events()
+                .map(|payload| serde_json::from_slice(payload).unwrap())
+                .collect();
+            let expected = [
+                serde_json::json!({"line": "a", "n": "1", "o": "{\"p\":[2]}"}),
+                serde_json::json!({"line": "{}"}),
+            ];
+            assert_eq!(events, expected);
+        }
+    }
 }

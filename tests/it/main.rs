@@ -2,6 +2,7 @@
 
 mod accounts;
 mod aggregation;
+mod bad_servers;
 mod bombs;
 mod capture;
 mod cut_points;
@@ -10,6 +11,7 @@ mod first_light;
 mod fuzz;
 mod harness;
 mod library;
+mod policy;
 mod process;
 mod receive;
 mod runs;

@@ -19,6 +19,10 @@ max_concurrent_runs = 8
 kind = "lumberjack"
 hosts = ["a", "b:1", "[::1]", "[::1]:9"]
 bulk_max_size = 100
+bulk_max_bytes = "1MiB"
+loadbalance = true
+version = 1
+ttl = "10m"
 compression_level = 0
 pipelining = 0
 timeout = "1s"
@@ -79,6 +83,11 @@ fn every_key_is_taken() {
         ),
         (100, 0, 0)
     );
+    assert_eq!(
+        (second.bulk_max_bytes, second.loadbalance, second.version),
+        (1 << 20, true, Version::V1)
+    );
+    assert_eq!(second.ttl, Duration::from_secs(600));
     assert_eq!(second.timeout, Duration::from_secs(1));
     assert_eq!(second.ack_stall_timeout, Duration::from_secs(2));
     assert_eq!(second.backoff_init, Duration::from_secs(3));
@@ -144,6 +153,11 @@ fn missing_sections_take_their_defaults() {
     assert_eq!(root.queue.durability, Durability::Sync);
     let OutputKind::Lumberjack(output) = &root.outputs[0].kind;
     assert_eq!((output.bulk_max_size, output.pipelining), (2048, 2));
+    assert_eq!(
+        (output.bulk_max_bytes, output.version),
+        (8 << 20, Version::V2)
+    );
+    assert!(!output.loadbalance && output.ttl.is_zero());
     assert_eq!(root.results_bytes, 1 << 30);
     assert_eq!(root.receiver, None);
     assert_eq!(root.stop_timeout, Duration::from_secs(5));

@@ -32,6 +32,8 @@ pub(crate) enum Mode {
     All,
     /// With an ACK for its first events, at most this many; then it closes the connection.
     First(u32),
+    /// With one ACK, but it closes the connection on a window that holds an event with this in it.
+    Refuse(&'static str),
     /// Not, until the mode changes; the windows that wait are then answered in the new mode.
     Never,
 }
@@ -280,6 +282,13 @@ fn answer(socket: &TcpStream, number: usize, count: usize, shared: &Shared) -> b
     }
     let (acked, goes_on) = match state.mode {
         Mode::First(most) => (count.min(usize::try_from(most).unwrap()), false),
+        Mode::Refuse(word) => {
+            let mut events = state.windows[number].events.iter();
+            if events.any(|event| event.to_string().contains(word)) {
+                return false;
+            }
+            (count, true)
+        }
         Mode::All | Mode::Never => (count, true),
     };
     let mut ack = b"2A".to_vec();
@@ -291,7 +300,7 @@ fn answer(socket: &TcpStream, number: usize, count: usize, shared: &Shared) -> b
 }
 
 /// Reads `W n` and the n events that follow it; `None` at the end of the connection.
-fn read_window(reader: &mut impl Read) -> io::Result<Option<Vec<Vec<u8>>>> {
+pub(crate) fn read_window(reader: &mut impl Read) -> io::Result<Option<Vec<Vec<u8>>>> {
     let mut kind = [0; 2];
     if reader.read(&mut kind[..1])? == 0 {
         return Ok(None);
