@@ -29,9 +29,9 @@ if (kind === 'client') {
   events.forEach((event) => client.log(event))
   setInterval(() => {}, 1000)
 } else {
-  const { Client } = require('lumberjack-protocol')
+  const protocol = require('lumberjack-protocol')
   Object.assign(server, { rejectUnauthorized: true })
-  const client = new Client(server, { windowSize: Number(window), reconnect: 60000 })
+  const client = protocol.client(server, { windowSize: Number(window), reconnect: 60000 })
   client.once('connect', () => {
     client._socket.on('ack', (number) => console.log(`ack ${number}`))
   })

@@ -219,19 +219,24 @@ ended_well() {
     [[ $words == *npm_send* ]] || wait "$1"
 }
 
-# we_refuse NAME REASON EVENTS CLIENT...: our receiver takes so many events of what the client sends, then
-# closes and says why.
+# we_refuse NAME REASON EVENTS FLAGS CLIENT...: our receiver with these flags takes so many events of what the
+# client sends, then closes and says why.
 we_refuse() {
-    local name=$1 reason=$2 events=$3 port root
-    shift 3
-    receiver || return
+    local name=$1 reason=$2 events=$3 flags=$4 port root
+    shift 4
+    # shellcheck disable=SC2086 # these are several words
+    if ! receiver $flags; then
+        fail "$name: our receiver did not start" "$root/receiver.err"
+        return
+    fi
     local words=("$@")
     words=("${words[@]//PORT/$port}")
     words=("${words[@]//SENT/$root/sent}")
     timeout 20 "${words[@]}" >"$root/client" 2>&1 &
     children+=($!)
     if until_true 15 has_line "$reason" "$root/receiver.err" &&
-        head -n "$events" "$root/sent" | cmp - "$root/received"; then
+        until_true 5 has_lines "$events" "$root/received" &&
+        head -n "$events" "$root/sent" >"$root/taken" && compare objects "$root/taken" "$root/received"; then
         pass "$name"
     else
         fail "$name" "$root/client" "$root/receiver.err"
@@ -240,34 +245,73 @@ we_refuse() {
 
 # ---- the cases -----------------------------------------------------------------------------------
 
+go_lumber_sends() { # HOW_IT_IS_CALLED FLAGS ADDRESS CLIENT_FLAGS...
+    local what=$1 flags=$2 address=$3 client
+    shift 3
+    for client in "sync 0" "async 4"; do
+        we_receive "go-lumber sends, ${client% *}, $what" bytes "$flags" \
+            "$golumber" send "$address:PORT" -async "${client#* }" -count 5000 -sent SENT "$@"
+    done
+}
+
 go_lumber_cases() {
-    local level client
+    local level
     for level in 0 3; do
         we_send "we send to go-lumber at level $level" bytes "compression_level = $level\n" "$golumber" serve
-        for client in "sync 0" "async 4"; do
-            we_receive "go-lumber sends, ${client% *}, at level $level" bytes "" \
-                "$golumber" send 127.0.0.1:PORT -level $level -async "${client#* }" -count 5000 -sent SENT
-        done
+        go_lumber_sends "level $level" "" 127.0.0.1 -level "$level"
     done
-    we_send "we send small windows to go-lumber, eight in flight" bytes "bulk_max_size = 7\npipelining = 8\n" "$golumber" serve
+    we_send "we send small windows to go-lumber, eight in flight" bytes "bulk_max_size = 7\npipelining = 8\n" \
+        "$golumber" serve
+    [[ -n $pki ]] || return
+    local theirs=(-cert "$pki/server.pem" -key "$pki/server.key")
+    local ours="[output.lumberjack.ssl]\ncertificate_authorities = [\"$pki/ca.pem\"]\n"
+    local mine="certificate = \"$pki/client.pem\"\nkey = \"$pki/client.key\"\n"
+    we_send "we send to go-lumber over TLS" bytes "$ours" "$golumber" serve "${theirs[@]}"
+    we_send "we send to go-lumber over TLS with our certificate" bytes "$ours$mine" \
+        "$golumber" serve "${theirs[@]}" -ca "$pki/ca.pem"
+    go_lumber_sends "over TLS" "$tls" localhost -ca "$pki/ca.pem"
+    go_lumber_sends "over TLS with its certificate" "$mtls" localhost -ca "$pki/ca.pem" \
+        -cert "$pki/client.pem" -key "$pki/client.key"
+    we_refuse "go-lumber sends over TLS without the certificate that we want" "$NO_CERTIFICATE" 0 "$mtls" \
+        "$golumber" send localhost:PORT -ca "$pki/ca.pem" -sent SENT
 }
 
 python_cases() {
+    local timbersnake=("$python" "$here/timbersnake_send.py" PORT) pylogbeat=("$python" "$here/pylogbeat_send.py" PORT 3 50 SENT)
     we_send "we send to timbersnake" bytes "" "$python" "$here/timbersnake_server.py"
-    we_receive "timbersnake sends one plain window" bytes "" "$python" "$here/timbersnake_send.py" PORT 0 SENT
-    we_refuse "timbersnake sends a window's head in a compressed frame" "outside of a window" 0 \
-        "$python" "$here/timbersnake_send.py" PORT 6 SENT
-    we_receive "pylogbeat sends three times on one connection" bytes "" "$python" "$here/pylogbeat_send.py" PORT 3 50 SENT
+    we_receive "timbersnake sends one plain window" bytes "" "${timbersnake[@]}" 0 SENT
+    we_refuse "timbersnake sends a window's head in a compressed frame" "outside of a window" 0 "" "${timbersnake[@]}" 6 SENT
+    we_receive "pylogbeat sends three times on one connection" bytes "" "${pylogbeat[@]}"
+    [[ -n $pki ]] || return
+    we_receive "timbersnake sends one plain window over TLS" bytes "$tls" "${timbersnake[@]}" 0 SENT "$pki/ca.pem"
+    we_receive "pylogbeat sends three times over TLS" bytes "$tls" "${pylogbeat[@]}" "$pki/ca.pem"
+    we_receive "pylogbeat sends three times over TLS with its certificate" bytes "$mtls" \
+        "${pylogbeat[@]}" "$pki/ca.pem" "$pki/client.pem" "$pki/client.key"
 }
 
 node_cases() {
-    we_receive "lumberjack-client sends and never reads an ACK" bytes "" "$node" "$here/npm_send.js" client PORT 200 SENT
+    local send=("$node" "$here/npm_send.js")
+    we_receive "lumberjack-client sends and never reads an ACK" bytes "" "${send[@]}" client PORT 200 SENT
+    [[ -n $pki ]] || return
+    we_receive "lumberjack-client sends over TLS" bytes "$tls" "${send[@]}" client PORT 200 SENT "$pki/ca.pem"
+    we_receive "lumberjack-protocol sends version 1 over TLS" objects "$tls" "${send[@]}" protocol PORT 200 SENT "$pki/ca.pem" 200
+    if has_line '^ack 200$' "$work/$case/client"; then
+        pass "lumberjack-protocol hears that its window is acknowledged"
+    else
+        fail "lumberjack-protocol hears that its window is acknowledged" "$work/$case/client"
+    fi
+    we_refuse "lumberjack-protocol sends beyond the one window that it announced" "outside of a window" 200 "$tls" \
+        "${send[@]}" protocol PORT 205 SENT "$pki/ca.pem" 200
 }
 
 go_peer
 python_peers
 node_peers
 certificates
+# What our receiver says of a client without a certificate.
+readonly NO_CERTIFICATE="certificate"
+readonly tls="--tls-cert $pki/server.pem --tls-key $pki/server.key"
+readonly mtls="$tls --client-ca $pki/ca.pem"
 [[ -z $golumber ]] || go_lumber_cases
 [[ -z $python ]] || python_cases
 [[ -z $node ]] || node_cases
