@@ -263,6 +263,7 @@ async fn answer(
 ) -> Result<&'static str, String> {
     let mut session = Session::new(
         SessionSettings {
+            version: settings.version,
             pipelining: 1,
             timeout: settings.timeout,
             ack_stall_timeout: settings.ack_stall_timeout,

@@ -45,7 +45,6 @@ const MAY_USE: &[(&str, &str)] = &[
     ),
     (
         "config",
-        "cleanup clock disk event files job log pipeline process protocol queue results run schedule sink source tls units",
         "cleanup clock disk event files job log pipeline process protocol queue results run schedule sink source tls units window",
     ),
     (
