@@ -287,6 +287,15 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Done {
     Ok(code)
 }
 
+/// Finds the root directory of a daemon, also when its configuration has become wrong since it was
+/// started: that is when people look at it.
+fn find_dir(given: Option<&Path>) -> Result<PathBuf, ExitCode> {
+    let place = config::find_root(given).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
+    config::draft_root(&place, &[])
+        .map(|draft| draft.root.dir)
+        .map_err(|problems| say::fail_config(&problems))
+}
+
 /// Loads one job as it lies in its folder; says all its problems.
 fn load_job(root: &config::Root, name: &str) -> Result<Job, ExitCode> {
     config::check_name(name).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;

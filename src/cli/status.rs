@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
-use crate::cli::load;
+use crate::cli::find_dir;
 use crate::cli::say;
 use crate::cli::steer::ask;
 use crate::cli::steer::not_an_answer;
@@ -36,7 +36,7 @@ pub struct Args {
 
 /// Asks and shows; exit code 1 when no daemon answers.
 pub(super) fn run(args: &Args, given: Option<&Path>) -> Done {
-    let root = load(args.root.as_deref().or(given), &[])?;
+    let root = find_dir(args.root.as_deref().or(given))?;
     block_on(async {
         match ask(&root, &Request::Status).await {
             Ok(Answer::Status(status)) => print(&status, args),

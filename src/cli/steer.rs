@@ -10,10 +10,9 @@ use std::time::Duration;
 use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
-use crate::cli::load;
+use crate::cli::find_dir;
 use crate::cli::say;
 use crate::clock;
-use crate::config;
 use crate::control;
 use crate::control::AskError;
 use crate::event::RunId;
@@ -63,8 +62,8 @@ pub struct StopArgs {
 }
 
 /// Asks the daemon of `root` one thing; a refusal is said and becomes the exit code.
-pub(super) async fn ask(root: &config::Root, request: &Request) -> Result<Answer, ExitCode> {
-    match control::ask(&root.dir.join("state"), request).await {
+pub(super) async fn ask(root: &Path, request: &Request) -> Result<Answer, ExitCode> {
+    match control::ask(&root.join("state"), request).await {
         Ok(Answer::Refused { reason }) => Err(say::fail(EXIT_ERROR, &reason)),
         Ok(answer) => Ok(answer),
         Err(error) => Err(say::fail(EXIT_ERROR, &error.to_string())),
@@ -78,7 +77,7 @@ pub(super) fn not_an_answer() -> ExitCode {
 
 /// Asks one thing and says that it is done.
 fn simple(given: Option<&Path>, request: Request, done: &str) -> Done {
-    let root = load(given, &[])?;
+    let root = find_dir(given)?;
     block_on(async {
         match ask(&root, &request).await {
             Ok(Answer::Accepted) => say::done(done),
@@ -102,7 +101,7 @@ pub(super) fn resume(args: JobArgs, given: Option<&Path>) -> Done {
 }
 
 pub(super) fn stop(args: StopArgs, given: Option<&Path>) -> Done {
-    let root = load(given, &[])?;
+    let root = find_dir(given)?;
     let target = args.target;
     block_on(async {
         match ask(&root, &Request::End { target }).await {
@@ -117,7 +116,7 @@ pub(super) fn stop(args: StopArgs, given: Option<&Path>) -> Done {
 }
 
 pub(super) fn reload(given: Option<&Path>) -> Done {
-    let root = load_anyway(given)?;
+    let root = find_dir(given)?;
     block_on(async {
         match ask(&root, &Request::Reload).await {
             Ok(Answer::Reloaded { left }) if left.is_empty() => {
@@ -138,16 +137,8 @@ pub(super) fn reload(given: Option<&Path>) -> Done {
     })
 }
 
-/// The root configuration, also when something in it is wrong: the daemon is to say what.
-fn load_anyway(given: Option<&Path>) -> Result<config::Root, ExitCode> {
-    let place = config::find_root(given).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
-    config::draft_root(&place, &[])
-        .map(|draft| draft.root)
-        .map_err(|problems| say::fail_config(&problems))
-}
-
 pub(super) fn trigger(args: TriggerArgs, given: Option<&Path>) -> Done {
-    let root = load(given, &[])?;
+    let root = find_dir(given)?;
     let TriggerArgs { job, wait, json } = args;
     block_on(async {
         let request = Request::Trigger { job: job.clone() };
@@ -171,9 +162,9 @@ pub(super) fn trigger(args: TriggerArgs, given: Option<&Path>) -> Done {
 }
 
 /// Waits until the run's result says how it ended.
-async fn end_of(root: &config::Root, job: &str, run: &RunId) -> Result<Record, ExitCode> {
-    let results = Results::new(root.dir.join("results"));
-    let state_dir = root.dir.join("state");
+async fn end_of(root: &Path, job: &str, run: &RunId) -> Result<Record, ExitCode> {
+    let results = Results::new(root.join("results"));
+    let state_dir = root.join("state");
     for look in 1_u32.. {
         if let Ok(record) = results.read(job, run)
             && record.outcome.is_some()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
-use crate::cli::load;
+use crate::cli::find_dir;
 use crate::cli::say;
 use crate::clock;
 use crate::event::RunId;
@@ -52,13 +52,13 @@ struct Shown {
 }
 
 pub(super) fn run(args: &Args, given: Option<&Path>) -> Done {
-    let root = load(given, &[])?;
-    let results = Results::new(root.dir.join("results"));
+    let root = find_dir(given)?;
+    let results = Results::new(root.join("results"));
     let job = &args.job;
     let fail = |why: &str| say::fail(EXIT_ERROR, why);
     let mut runs = results.runs(job).map_err(|why| fail(&why))?;
     if runs.is_empty() {
-        let known = files::look(&root.dir.join("jobs").join(job)).is_ok();
+        let known = files::look(&root.join("jobs").join(job)).is_ok();
         if !known || !args.follow {
             let what = if known {
                 "was not run yet"

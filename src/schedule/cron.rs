@@ -355,6 +355,70 @@ mod tests {
         );
     }
 
+    /// What Debian's cron does, walking through the minutes of ten years: a wildcard job runs at each
+    /// minute that matches; a fixed time at the first that shows it or, when it is skipped, at the
+    /// first behind the gap.
+    fn walked(zone: Tz, minutes: &[i32], hours: &[i32], wildcard: bool) -> Vec<Timestamp> {
+        const DAY: i32 = 24 * 60;
+        let (from, to) = (at("2026-01-01T00:00:00Z").0, at("2036-01-01T00:00:00Z").0);
+        let is_due = |wall: i32| {
+            let of_day = wall.rem_euclid(DAY);
+            minutes.contains(&(of_day % 60)) && hours.contains(&(of_day / 60))
+        };
+        let (mut fires, mut reached) = (Vec::new(), None);
+        for quarter in (from..to).step_by(15 * 60_000) {
+            // No zone changes within a quarter of an hour.
+            let utc = Timestamp(quarter).utc().naive_utc();
+            let offset = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc() / 60;
+            for minute in 0..15 {
+                let now = Timestamp(quarter + minute * 60_000);
+                let wall = i32::try_from(now.0 / 60_000).unwrap() + offset;
+                let last = *reached.get_or_insert(wall - 1);
+                let due = match wildcard {
+                    true => is_due(wall),
+                    false => (last + 1..=wall).any(is_due),
+                };
+                if due {
+                    fires.push(now);
+                }
+                reached = Some(last.max(wall));
+            }
+        }
+        fires
+    }
+
+    #[test]
+    fn ten_years_in_three_zones_go_by_as_with_debians_cron() {
+        for zone in [
+            Tz::Europe__Berlin,
+            Tz::America__New_York,
+            Tz::Australia__Lord_Howe,
+        ] {
+            for (text, minutes, hours, wildcard) in [
+                ("30 2 * * *", &[30][..], &[2][..], false),
+                ("15,45 1,2 * * *", &[15, 45], &[1, 2], false),
+                ("0 2 * * *", &[0], &[2], false),
+                ("45 1 * * *", &[45], &[1], false),
+                ("*/30 0-3 * * *", &[0, 30], &[0, 1, 2, 3], true),
+                ("*/20 2 * * *", &[0, 20, 40], &[2], true),
+                ("10 */6 * * *", &[10], &[0, 6, 12, 18], true),
+            ] {
+                let cron = Cron::parse(text, Some(zone.name())).unwrap();
+                let mut now = Timestamp(at("2026-01-01T00:00:00Z").0 - 1);
+                let mut ours = Vec::new();
+                while let Some(next) = cron.next_after(now).filter(|next| next.utc().year() < 2036)
+                {
+                    ours.push(next);
+                    now = next;
+                }
+                let expected = walked(zone, minutes, hours, wildcard);
+                let other = ours.iter().zip(&expected).find(|(a, b)| a != b);
+                assert_eq!(other, None, "{text} in {zone}");
+                assert_eq!(ours.len(), expected.len(), "{text} in {zone}");
+            }
+        }
+    }
+
     #[test]
     fn a_start_inside_the_second_pass_never_answers_with_the_past() {
         let now = at("2026-10-25T02:40:00+01:00");

@@ -177,6 +177,7 @@ fn the_manual_names_every_key_and_every_command() {
     let sections = [
         "script",
         "schedule",
+        "schedule.restart",
         "capture.stdout",
         "output",
         "results",
@@ -191,7 +192,15 @@ fn the_manual_names_every_key_and_every_command() {
     spool.job("odd", &job, "job.sh", "");
     let jobs = spool.command(&["check"]);
     let sections = [
-        "spool", "queue", "results", "receiver", "stop", "log", "zzzzzzzz",
+        "spool",
+        "queue",
+        "results",
+        "receiver",
+        "stop",
+        "startup",
+        "heartbeat",
+        "log",
+        "zzzzzzzz",
     ];
     for section in sections {
         spool.settings(&format!("[{section}]\n{odd}\n"));
@@ -239,6 +248,13 @@ fn every_command_has_examples_in_its_help() {
         &["check"],
         &["run"],
         &["status"],
+        &["explain"],
+        &["trigger"],
+        &["pause"],
+        &["resume"],
+        &["stop"],
+        &["tail"],
+        &["reload"],
         &["try"],
         &["results"],
         &["queue"],
