@@ -128,6 +128,8 @@ pub struct Ended {
     pub started_at: Timestamp,
     /// When it ended.
     pub at: Timestamp,
+    /// How long it took, by the monotonic clock.
+    pub took: Duration,
 }
 
 /// Runs `spec` and returns when the end of it is durable, or when the queue takes no more: the

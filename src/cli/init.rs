@@ -56,6 +56,12 @@ hosts = ["127.0.0.1:5044"]
 # [stop]
 # timeout = "5s"                       # how long a stop waits for the server
 
+# [startup]
+# require_output = false               # true: no job runs before a server has been reached
+
+# [heartbeat]                          # off unless there
+# every = "60s"
+
 # [log]
 # level = "info"                       # error | warn | info | debug
 "#;

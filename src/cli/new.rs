@@ -128,6 +128,13 @@ every = "1m"
 # cron = "*/5 * * * *"
 # once = true
 # keep_running = true
+# timezone = "Europe/Berlin"           # with cron
+# jitter = "10s"                       # with cron and every, like the next two
+# overlap = "skip"                     # or queue, kill_old, {{ parallel = 4 }}
+# missed = "once"                      # or skip, {{ all = 5 }}
+# restart = {{ max = 5, backoff = "10s" }}
+# on_pressure = "pause"                # or stretch
+# expect_every = "1h"                  # an event when it has not succeeded for this long
 
 # [capture.stdout]
 # to = ["events"]                      # any of events, log

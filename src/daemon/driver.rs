@@ -354,7 +354,7 @@ fn tell(say: &Say) {
 
 fn tell_end(ended: &Ended) {
     let (job, run, outcome) = (&*ended.job.name, &ended.run, ended.outcome.name());
-    let took = crate::units::show_duration(ended.at.since(ended.started_at));
+    let took = crate::units::show_duration(ended.took);
     let reason = ended.reason.as_deref().unwrap_or_default();
     match ended.outcome {
         Outcome::Success => tracing::debug!(job, %run, took, "run succeeded"),

@@ -483,6 +483,7 @@ impl Driver {
             reason: ending.reason,
             started_at: self.started_at,
             at,
+            took: ending.took,
         }
     }
 

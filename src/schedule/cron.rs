@@ -355,34 +355,45 @@ mod tests {
         );
     }
 
-    /// What Debian's cron does, walking through the minutes of ten years: a wildcard job runs at each
-    /// minute that matches; a fixed time at the first that shows it or, when it is skipped, at the
-    /// first behind the gap.
-    fn walked(zone: Tz, minutes: &[i32], hours: &[i32], wildcard: bool) -> Vec<Timestamp> {
-        const DAY: i32 = 24 * 60;
+    /// Ten years of a zone, in whole fives of minutes: the instant, and the wall clock in minutes.
+    fn ten_years(zone: Tz) -> Vec<(Timestamp, i32)> {
         let (from, to) = (at("2026-01-01T00:00:00Z").0, at("2036-01-01T00:00:00Z").0);
+        let quarters = (from..to).step_by(15 * 60_000).flat_map(|quarter| {
+            // No zone changes within a quarter of an hour.
+            let utc = Timestamp(quarter).utc().naive_utc();
+            let offset = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc() / 60;
+            [0, 5, 10].map(|minute| {
+                let now = Timestamp(quarter + minute * 60_000);
+                (now, i32::try_from(now.0 / 60_000).unwrap() + offset)
+            })
+        });
+        quarters.collect()
+    }
+
+    /// What Debian's cron does, walking through the time: a wildcard job runs whenever the wall clock
+    /// matches; a fixed time when it is shown first or, when it is skipped, right behind the gap.
+    fn walked(
+        time: &[(Timestamp, i32)],
+        minutes: &[i32],
+        hours: &[i32],
+        wildcard: bool,
+    ) -> Vec<Timestamp> {
+        const DAY: i32 = 24 * 60;
         let is_due = |wall: i32| {
             let of_day = wall.rem_euclid(DAY);
             minutes.contains(&(of_day % 60)) && hours.contains(&(of_day / 60))
         };
-        let (mut fires, mut reached) = (Vec::new(), None);
-        for quarter in (from..to).step_by(15 * 60_000) {
-            // No zone changes within a quarter of an hour.
-            let utc = Timestamp(quarter).utc().naive_utc();
-            let offset = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc() / 60;
-            for minute in 0..15 {
-                let now = Timestamp(quarter + minute * 60_000);
-                let wall = i32::try_from(now.0 / 60_000).unwrap() + offset;
-                let last = *reached.get_or_insert(wall - 1);
-                let due = match wildcard {
-                    true => is_due(wall),
-                    false => (last + 1..=wall).any(is_due),
-                };
-                if due {
-                    fires.push(now);
-                }
-                reached = Some(last.max(wall));
+        let mut reached = time[0].1 - 5;
+        let mut fires = Vec::new();
+        for (now, wall) in time.iter().copied() {
+            let due = match wildcard {
+                true => is_due(wall),
+                false => (reached + 5..=wall).step_by(5).any(is_due),
+            };
+            if due {
+                fires.push(now);
             }
+            reached = reached.max(wall);
         }
         fires
     }
@@ -394,6 +405,7 @@ mod tests {
             Tz::America__New_York,
             Tz::Australia__Lord_Howe,
         ] {
+            let time = ten_years(zone);
             for (text, minutes, hours, wildcard) in [
                 ("30 2 * * *", &[30][..], &[2][..], false),
                 ("15,45 1,2 * * *", &[15, 45], &[1, 2], false),
@@ -411,7 +423,7 @@ mod tests {
                     ours.push(next);
                     now = next;
                 }
-                let expected = walked(zone, minutes, hours, wildcard);
+                let expected = walked(&time, minutes, hours, wildcard);
                 let other = ours.iter().zip(&expected).find(|(a, b)| a != b);
                 assert_eq!(other, None, "{text} in {zone}");
                 assert_eq!(ours.len(), expected.len(), "{text} in {zone}");

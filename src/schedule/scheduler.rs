@@ -143,11 +143,11 @@ impl Scheduler {
                 now,
             } => {
                 let offset = policy::offset(&self.host, &job, policy.jitter);
-                let plan = Plan {
+                let plan = Arc::new(Plan {
                     schedule,
                     policy,
                     offset,
-                };
+                });
                 self.load(&job, plan, past, now);
                 self.advance(now, &mut acts);
             }
@@ -212,7 +212,7 @@ impl Scheduler {
         })
     }
 
-    fn load(&mut self, job: &Arc<str>, plan: Plan, past: Past, now: Timestamp) {
+    fn load(&mut self, job: &Arc<str>, plan: Arc<Plan>, past: Past, now: Timestamp) {
         let entry = self
             .jobs
             .entry(Arc::clone(job))
@@ -224,8 +224,9 @@ impl Scheduler {
             .is_some_and(|former| former.schedule == plan.schedule && former.offset == plan.offset);
         let by_clock = !matches!(plan.schedule, Schedule::Once | Schedule::KeepRunning);
         if unchanged && by_clock {
-            let wishes = entry.plan.replace(plan.clone()).map(|former| former.policy);
-            if wishes != Some(plan.policy) {
+            let wishes = plan.policy;
+            let former = entry.plan.replace(plan);
+            if former.is_some_and(|former| former.policy != wishes) {
                 self.leave_queue(job);
                 self.queue_up(job);
             }

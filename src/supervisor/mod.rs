@@ -254,7 +254,7 @@ impl Supervisor {
         let complete = self.complete;
         let known = self.known(&name);
         known.problems.clear();
-        known.missed |= !complete && known.job.is_none();
+        known.missed |= !complete && known.job.is_none() && job.enabled;
         if known.job.as_deref() == Some(&*job) {
             return;
         }
@@ -404,7 +404,7 @@ impl Supervisor {
         }
         let known = self.known(&name);
         known.past.last_run = Some(status::LastRun {
-            duration_ms: status::millis(ended.at.since(ended.started_at)),
+            duration_ms: status::millis(ended.took),
             run: ended.run.clone(),
             outcome: ended.outcome,
             reason: ended.reason,

@@ -185,6 +185,7 @@ impl Rig {
             reason: (outcome != Outcome::Success).then(|| "why".to_owned()),
             started_at: Timestamp(BEGIN),
             at: self.now().wall,
+            took: Duration::from_millis(self.at),
         }));
         self.started()
     }

@@ -3,6 +3,7 @@
 //! Must never know other jobs, nor whether there is room for a run.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::HEALTHY_RUN;
@@ -32,7 +33,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Entry {
     /// `None`: the job was removed, its runs have not ended.
-    pub(super) plan: Option<Plan>,
+    pub(super) plan: Option<Arc<Plan>>,
     pub(super) runs: Vec<Run>,
     /// When its schedule is due, moved by the offset.
     pub(super) next: Option<Timestamp>,
