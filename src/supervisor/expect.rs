@@ -59,6 +59,11 @@ impl Expectations {
         self.jobs.get(job).is_some_and(|one| one.at.is_none())
     }
 
+    /// The daemon stops: from now on no job can do what is expected of it.
+    pub(super) fn stop(&mut self) {
+        self.due.clear();
+    }
+
     fn set(&mut self, job: &Arc<str>, expectation: Option<Expectation>) {
         let former = match expectation {
             Some(one) => self.jobs.insert(Arc::clone(job), one),

@@ -63,6 +63,7 @@ impl Supervisor {
         }));
         self.schedule(now, Input::Stop, effects);
         self.once_stop();
+        self.expectations.stop();
         let mut longest = Duration::ZERO;
         let mut terminate = Vec::new();
         for (run, live) in &self.runs {

@@ -194,6 +194,12 @@ fn a_job_that_does_not_succeed_in_time_is_told_once_and_again_only_after_a_succe
         run = only(rig.started());
         rig.end(&run, Outcome::Failed);
     }
+    let mut stopping = Rig::serve();
+    only(stopping.load(expecting("disk", hour)));
+    assert_eq!(stopping.ask(Request::Stop), Answer::Accepted);
+    stopping.pass(2 * hour);
+    let overdue = |notice: &Notice| matches!(notice, Notice::Overdue { .. });
+    assert!(!stopping.told().iter().any(overdue));
     // Who is removed or disabled is not expected to do anything.
     rig.remove("disk");
     rig.pass(2 * hour);
