@@ -444,8 +444,8 @@ impl Shipper {
         let unproven = self.unproven();
         if unproven > 1 {
             format!(
-                "; so it has on each of {unproven} events sent alone, and has acknowledged none since: \
-                 the fault is the server's, nothing is set aside"
+                " (so on each of {unproven} events sent alone, and none was acknowledged since: \
+                 the fault is the server's, nothing is set aside)"
             )
         } else {
             String::new()
