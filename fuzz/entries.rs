@@ -15,6 +15,8 @@ use spoolbeat::protocol::server;
 use spoolbeat::protocol::server::Want;
 use spoolbeat::queue::record::Body;
 use spoolbeat::queue::record::StoredEvents;
+use spoolbeat::window::Builder;
+use spoolbeat::window::Limits;
 
 /// Small, so that inputs of a few hundred bytes meet every limit.
 const LIMITS: server::Limits = server::Limits {
@@ -22,6 +24,10 @@ const LIMITS: server::Limits = server::Limits {
     frame_bytes: 2_000,
     window_bytes: 8_000,
 };
+
+fn version(first: bool) -> Version {
+    if first { Version::V1 } else { Version::V2 }
+}
 
 /// The server's session: bytes of a client. Two bytes choose how they come, the rest is what comes;
 /// with the first bit set the rest is deflated into a window of one `C` frame first, since no
@@ -34,7 +40,8 @@ pub(crate) fn server(input: &[u8]) {
     if how & 1 != 0 {
         wire.clear();
         let count = u32::from(how >> 1);
-        frame::compressed_window(Version::V2, count, rest, &mut Deflater::new(1), &mut wire);
+        let version = version(rest.first() == Some(&b'1'));
+        frame::compressed_window(version, count, rest, &mut Deflater::new(1), &mut wire);
     }
     let whole = receive(&wire, wire.len().max(1), LIMITS.window_bytes);
     let cut = receive(
@@ -111,12 +118,9 @@ pub(crate) fn client(input: &[u8]) {
     let Some((first, mut rest)) = input.split_first() else {
         return;
     };
+    let version = version(first & 8 != 0);
     let settings = client::Settings {
-        version: if first & 8 == 0 {
-            Version::V2
-        } else {
-            Version::V1
-        },
+        version,
         pipelining: u32::from(first % 8),
         timeout: Duration::from_millis(100),
         ack_stall_timeout: Duration::from_millis(300),
@@ -137,7 +141,7 @@ pub(crate) fn client(input: &[u8]) {
             }
             80..=159 => {
                 let number = u32::from((what - 80) / 4);
-                acked += answer(&mut sessions, &frame::ack(number), now);
+                acked += answer(&mut sessions, &frame::ack_of(version, number), now);
             }
             160..=223 => {
                 let (bytes, after) = rest.split_at(usize::from(what % 16).min(rest.len()));
@@ -172,46 +176,55 @@ fn answer(sessions: &mut [client::Session; 2], bytes: &[u8], now: Tick) -> u64 {
     acked
 }
 
-/// The frames that we write: what the input says is to be sent comes out of the server's session
-/// byte for byte. The first byte is the level, the second the length of the events' texts.
+/// The windows that we write: what the input says is to be sent comes out of the server's session.
+/// The first byte is the level and the version, the second the length of the events' texts.
 pub(crate) fn frame(input: &[u8]) {
-    let [level, length, rest @ ..] = input else {
+    let [how, length, rest @ ..] = input else {
         return;
     };
-    let mut deflater = Deflater::new(u32::from(*level));
-    let (mut wire, mut expected) = (Vec::new(), Vec::new());
-    for texts in rest.chunks(8 * (1 + usize::from(*length))).take(20) {
-        let mut frames = Frames::default();
-        let mut events = Vec::new();
-        for text in texts.chunks(1 + usize::from(*length)) {
-            let plain = |c: char| {
-                if c < ' ' || c == '"' || c == '\\' {
-                    '.'
-                } else {
-                    c
-                }
-            };
-            let text: String = String::from_utf8_lossy(text).chars().map(plain).collect();
-            let event = format!("{{\"m\":\"{text}\"}}").into_bytes();
-            frames.push(|out| out.extend_from_slice(&event));
-            events.push(event);
-        }
-        let bytes = frames.bytes().to_vec();
-        assert_eq!(Frames::from_bytes(bytes).as_ref(), Some(&frames));
-        match level % 11 {
-            0 => frame::plain_window(frames.count(), frames.bytes(), &mut wire),
-            _ => frame::compressed_window(
-                Version::V2,
-                frames.count(),
-                frames.bytes(),
-                &mut deflater,
-                &mut wire,
-            ),
-        }
-        expected.push((events, frames.count()));
+    let version = version(how & 16 != 0);
+    let mut builder = Builder::new(Limits {
+        events: 8,
+        bytes: 1_000,
+        compression_level: u32::from(how % 10),
+        version,
+    });
+    let (mut frames, mut expected) = (Frames::default(), Vec::new());
+    for text in rest.chunks(1 + usize::from(*length)) {
+        let plain = |c: char| {
+            if c < ' ' || c == '"' || c == '\\' {
+                '.'
+            } else {
+                c
+            }
+        };
+        let text: String = String::from_utf8_lossy(text).chars().map(plain).collect();
+        let event = format!("{{\"message\":\"{text}\"}}").into_bytes();
+        frames.push(|out| out.extend_from_slice(&event));
+        expected.push(match version {
+            Version::V1 => format!("{{\"line\":\"{text}\"}}").into_bytes(),
+            Version::V2 => event,
+        });
+    }
+    let bytes = frames.bytes().to_vec();
+    assert_eq!(Frames::from_bytes(bytes).as_ref(), Some(&frames));
+    let (mut wire, mut from, mut counts) = (Vec::new(), 0, Vec::new());
+    while from < frames.count() {
+        from += builder.add(&frames, from);
+        let window = builder.finish().expect("a window takes at least one event");
+        wire.extend_from_slice(&window.bytes);
+        counts.push(window.events);
     }
     let received = receive_all(&wire);
-    assert_eq!(received, expected);
+    assert_eq!(
+        received.iter().map(|(_, last)| *last).collect::<Vec<_>>(),
+        counts
+    );
+    let events: Vec<Vec<u8>> = received
+        .into_iter()
+        .flat_map(|(events, _)| events)
+        .collect();
+    assert_eq!(events, expected);
 }
 
 fn receive_all(mut wire: &[u8]) -> Vec<(Vec<Vec<u8>>, u32)> {

@@ -245,7 +245,8 @@ we_refuse() {
 
 # ---- the cases -----------------------------------------------------------------------------------
 
-go_lumber_sends() { # HOW_IT_IS_CALLED FLAGS ADDRESS CLIENT_FLAGS...
+# go_lumber_sends WHAT FLAGS ADDRESS CLIENT_FLAGS...: both of its clients to our receiver with these flags.
+go_lumber_sends() {
     local what=$1 flags=$2 address=$3 client
     shift 3
     for client in "sync 0" "async 4"; do
@@ -258,6 +259,8 @@ go_lumber_cases() {
     local level
     for level in 0 3; do
         we_send "we send to go-lumber at level $level" bytes "compression_level = $level\n" "$golumber" serve
+        we_send "we send version 1 to go-lumber at level $level" pairs "version = 1\ncompression_level = $level\n" \
+            "$golumber" serve -v1
         go_lumber_sends "level $level" "" 127.0.0.1 -level "$level"
     done
     we_send "we send small windows to go-lumber, eight in flight" bytes "bulk_max_size = 7\npipelining = 8\n" \
@@ -269,10 +272,13 @@ go_lumber_cases() {
     we_send "we send to go-lumber over TLS" bytes "$ours" "$golumber" serve "${theirs[@]}"
     we_send "we send to go-lumber over TLS with our certificate" bytes "$ours$mine" \
         "$golumber" serve "${theirs[@]}" -ca "$pki/ca.pem"
+    we_send "we send version 1 to go-lumber over TLS" pairs "version = 1\n$ours" "$golumber" serve -v1 "${theirs[@]}"
+    we_send "we send version 1 to go-lumber over TLS with our certificate" pairs "version = 1\n$ours$mine" \
+        "$golumber" serve -v1 "${theirs[@]}" -ca "$pki/ca.pem"
     go_lumber_sends "over TLS" "$tls" localhost -ca "$pki/ca.pem"
     go_lumber_sends "over TLS with its certificate" "$mtls" localhost -ca "$pki/ca.pem" \
         -cert "$pki/client.pem" -key "$pki/client.key"
-    we_refuse "go-lumber sends over TLS without the certificate that we want" "$NO_CERTIFICATE" 0 "$mtls" \
+    we_refuse "go-lumber sends over TLS without the certificate that we want" "showed no certificate" 0 "$mtls" \
         "$golumber" send localhost:PORT -ca "$pki/ca.pem" -sent SENT
 }
 
@@ -308,8 +314,6 @@ go_peer
 python_peers
 node_peers
 certificates
-# What our receiver says of a client without a certificate.
-readonly NO_CERTIFICATE="certificate"
 readonly tls="--tls-cert $pki/server.pem --tls-key $pki/server.key"
 readonly mtls="$tls --client-ca $pki/ca.pem"
 [[ -z $golumber ]] || go_lumber_cases

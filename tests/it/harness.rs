@@ -29,6 +29,7 @@ mod receiver;
 pub(crate) use logstash::Keep;
 pub(crate) use logstash::Logstash;
 pub(crate) use logstash::Mode;
+pub(crate) use logstash::Window;
 pub(crate) use logstash::read_window;
 pub(crate) use proxy::Cut;
 pub(crate) use proxy::Direction;
