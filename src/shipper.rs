@@ -24,8 +24,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use doubt::DOUBTS_MAX;
 use doubt::Doubt;
+use doubt::UNPROVEN_MAX;
 use lane::Lane;
 use lane::Link;
 use load::Found;
@@ -300,8 +300,13 @@ impl Shipper {
                 if let Some(ack) = heard.ack {
                     let before = lane.flying.len();
                     self.acked[lane.host] += ack.events;
+                    let innocent = lane.alone;
                     lane.progressed = self.trail.acked(&mut lane.flying, &ack);
+                    let host = lane.host;
                     lane.progress(lane.flying.len() < before, &self.settings);
+                    if innocent {
+                        self.doubt_host(host);
+                    }
                 }
             }
             Err(reason) => self.lost(number, by_us(reason), false, now, effects),
@@ -395,9 +400,12 @@ impl Shipper {
         }
         let mut halving = false;
         let mut reason = broken.reason;
+        if !flying.is_empty() && (broken.cause != Cause::ByPeer || !flushed) {
+            self.doubt_host(self.lanes[number].host);
+        }
         if let Some(first) = flying.front().filter(|_| !self.lanes[number].progressed) {
             let refused = broken.cause == Cause::ByPeer && flushed && flying.len() == 1;
-            halving = self.without_progress(number, *first, refused, &reason);
+            halving = self.without_progress(number, *first, refused.then_some(&reason), now);
             if refused {
                 reason.push_str(&self.who_is_to_blame());
             }
@@ -405,10 +413,18 @@ impl Shipper {
         self.down(number, reason, halving, now);
     }
 
-    /// A connection ended before anything of its oldest window was acknowledged. Returns whether that
-    /// tells more about what was sent than about the server.
-    fn without_progress(&mut self, number: usize, id: SpanId, refused: bool, why: &str) -> bool {
+    /// A connection ended before anything of its oldest window was acknowledged; `refused`: with which
+    /// words the server refused that one window alone. Returns whether that tells more about what was
+    /// sent than about the server.
+    fn without_progress(
+        &mut self,
+        number: usize,
+        id: SpanId,
+        refused: Option<&String>,
+        now: Tick,
+    ) -> bool {
         let host = self.host(&self.lanes[number]).to_owned();
+        let only = self.at_end && !self.trail.spans().any(Span::is_clean);
         let lane = &mut self.lanes[number];
         lane.careful = true;
         let Some(span) = self.trail.span(id) else {
@@ -420,23 +436,24 @@ impl Shipper {
             self.trail.split(id, events.div_ceil(2));
             return true;
         }
-        if !refused {
+        let Some(why) = refused else {
             return false;
-        }
+        };
         let Some(doubt) = &mut span.doubt else {
-            span.doubt = Some(Doubt::new(&self.acked));
+            span.doubt = Some(Doubt::new(&self.acked, now));
             return true;
         };
-        doubt.refused(lane.host, &self.acked);
-        if doubt.is_proven() {
+        doubt.refused(lane.host, &self.acked, only);
+        if doubt.is_proven(now) {
             let reason = format!(
                 "{why}; {} times when this event was sent alone, while it acknowledged others",
                 doubt.tries()
             );
             span.holder = Holder::Condemned { host, reason };
             lane.forgive();
+            return false;
         }
-        false
+        doubt.is_young(now)
     }
 
     /// What a server's refusal means as far as is known, to be put behind the reason.
@@ -452,11 +469,16 @@ impl Shipper {
         }
     }
 
+    /// A host has ended a connection for no fault of an event: no refusal of its so far condemns one.
+    fn doubt_host(&mut self, host: usize) {
+        self.trail.each_doubt(|doubt| doubt.doubt_host(host));
+    }
+
     /// How many events are in doubt of which no host has yet proven that it takes others.
     fn unproven(&self) -> usize {
         let unproven = |span: &&Span| {
             let doubt = span.doubt.as_ref();
-            doubt.is_some_and(|doubt| !doubt.has_any_proof(&self.acked))
+            doubt.is_some_and(|doubt| !doubt.has_proof(&self.acked))
         };
         self.trail.spans().filter(unproven).count()
     }
@@ -557,7 +579,7 @@ impl Shipper {
             if !lane.can_send(self.settings.ttl, now) {
                 continue;
             }
-            let Some(pick) = self.pick(lane) else {
+            let Some(pick) = self.pick(lane, now) else {
                 continue;
             };
             let most = lane.most;
@@ -584,12 +606,12 @@ impl Shipper {
     }
 
     /// What a lane that may send is to send.
-    fn pick(&self, lane: &Lane) -> Option<Pick> {
+    fn pick(&self, lane: &Lane, now: Tick) -> Option<Pick> {
         let idle = lane.flying.is_empty();
-        let in_doubt = |proof: bool| {
+        let in_doubt = |fresh: bool| {
             let waiting = self.trail.spans().filter_map(move |span| {
                 let doubt = span.doubt.as_ref()?;
-                let fits = !proof || doubt.has_proof(lane.host, &self.acked);
+                let fits = !fresh || doubt.is_fresh(lane.host, &self.acked);
                 (span.holder == Holder::Waiting && fits).then_some((doubt.tries(), span.id))
             });
             waiting.min().map(|(_, id)| Pick::Again(id))
@@ -598,19 +620,21 @@ impl Shipper {
         if let Some(pick) = in_doubt(true) {
             return idle.then_some(pick);
         }
-        let doubts = self.trail.spans().filter(|span| span.doubt.is_some());
-        if doubts.count() < DOUBTS_MAX
-            && let Some(pick) = self.pick_clean()
-        {
-            return Some(pick);
-        }
-        idle.then(|| in_doubt(false)).flatten()
+        self.pick_clean(now)
+            .or_else(|| idle.then(|| in_doubt(false)).flatten())
     }
 
-    fn pick_clean(&self) -> Option<Pick> {
+    /// The next events against which nothing speaks.
+    fn pick_clean(&self, now: Tick) -> Option<Pick> {
+        let unproven = self.unproven();
+        let mut doubts = self.trail.spans().filter_map(|span| span.doubt.as_ref());
+        let ordered = !self.settings.loadbalance && unproven > 0;
+        if unproven >= UNPROVEN_MAX || (ordered && doubts.all(|doubt| doubt.is_first(now))) {
+            return None;
+        }
         let full = u64::from(self.settings.bulk_max_size) * AHEAD_WINDOWS_MAX;
         let may_read = !self.at_end && self.trail.ahead() < full;
-        let mut leap = doubt::leap(self.unproven());
+        let mut leap = doubt::leap(unproven);
         let mut last = None;
         for span in self.trail.spans().filter(|span| span.is_clean()) {
             let events = span.events();

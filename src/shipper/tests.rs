@@ -136,6 +136,8 @@ struct World {
     dead: BTreeSet<String>,
     stored: Cursor,
     mine: BTreeSet<u64>,
+    /// What is neither acknowledged nor set aside.
+    open: BTreeSet<u64>,
     acked: BTreeSet<u64>,
     aside: BTreeSet<u64>,
     dead_letters_full: bool,
@@ -170,6 +172,7 @@ impl World {
             dead: BTreeSet::new(),
             shipper: Shipper::new(settings, cursor, 0),
             stored: cursor,
+            open: mine.clone(),
             mine,
             acked: BTreeSet::new(),
             aside: BTreeSet::new(),
@@ -228,6 +231,7 @@ impl World {
                 assert_eq!(n, step.seq);
                 assert!(!self.acked.contains(&n), "{n} was acknowledged");
                 assert!(self.aside.insert(n), "{n} was set aside twice");
+                self.open.remove(&n);
                 Some(Input::SetAside(true))
             }
             Effect::Store(cursor) => {
@@ -249,8 +253,7 @@ impl World {
 
     /// The cursor is exactly behind the contiguous prefix of what is done with.
     fn check_cursor(&self) {
-        let done = |n: &&u64| !self.acked.contains(n) && !self.aside.contains(n);
-        let first = self.mine.iter().find(done).copied().unwrap_or(u64::MAX);
+        let first = self.open.first().copied().unwrap_or(u64::MAX);
         let at = self.stored.seq;
         assert!(at <= first, "the cursor is at {at}, but {first} is open");
         assert_eq!(
@@ -308,6 +311,7 @@ impl World {
         }
         for n in &events[*acked as usize..value.max(*acked) as usize] {
             assert!(self.acked.insert(*n), "{n} is acknowledged twice");
+            self.open.remove(n);
         }
         *acked = value.max(*acked);
         if *acked as usize == events.len() {
@@ -715,6 +719,41 @@ fn losses_that_are_no_refusals_condemn_nothing() {
         }
     }));
     world.assert_all(&[]);
+}
+
+#[test]
+fn a_network_that_cuts_every_connection_after_moments_condemns_nothing_and_keeps_the_order() {
+    let quick = Settings {
+        bulk_max_size: 10,
+        backoff_init: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+        ..settings(1)
+    };
+    let mut seed = 1_u64;
+    let mut chance = |below: u64| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    // Connections of one to three windows, all cut just when a window has been taken whole.
+    for _ in 0..10 {
+        let mut world = World::new(quick.clone(), &[2000], false);
+        let mut left = 0;
+        let mut bad = 300;
+        assert!(world.serve(|_, _, _| {
+            if bad > 0 && left == 0 {
+                (left, bad) = (chance(3), bad - 1);
+                return Verdict::Close;
+            }
+            left = left.saturating_sub(1);
+            Verdict::Ack
+        }));
+        world.assert_all(&[]);
+        let mut seen = BTreeSet::new();
+        world.order.retain(|n| seen.insert(*n));
+        assert!(world.order.is_sorted(), "{:?}", world.order);
+    }
 }
 
 #[test]

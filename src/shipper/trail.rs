@@ -169,6 +169,18 @@ impl Trail {
         })
     }
 
+    /// Changes what speaks against the events in doubt.
+    pub(crate) fn each_doubt(&mut self, change: impl Fn(&mut Doubt)) {
+        for stretch in &mut self.stretches {
+            if let Stretch::Open(Span {
+                doubt: Some(doubt), ..
+            }) = stretch
+            {
+                change(doubt);
+            }
+        }
+    }
+
     /// A span that is not passed yet.
     pub(crate) fn span(&mut self, id: SpanId) -> Option<&mut Span> {
         self.index(id).and_then(|index| self.open(index))
