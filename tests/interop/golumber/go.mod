@@ -1,6 +1,6 @@
 module spoolbeat.test/golumber
 
-go 1.24
+go 1.19
 
 require github.com/elastic/go-lumber v0.2.0
 

@@ -204,6 +204,9 @@ func ready(file string, count int) ([]interface{}, error) {
 	for lines.Scan() {
 		all = append(all, append([]byte(nil), lines.Bytes()...))
 	}
+	if len(all) == 0 && lines.Err() == nil {
+		return nil, errors.New("no events in " + file)
+	}
 	return all, lines.Err()
 }
 
@@ -235,7 +238,13 @@ func windows(size, count int, all []interface{}, each func([]interface{}) error)
 		if at >= len(all) {
 			at = 0
 		}
-		end := min(at+size, len(all), at+count)
+		end := at + size
+		if end > len(all) {
+			end = len(all)
+		}
+		if end > at+count {
+			end = at + count
+		}
 		if err := each(all[at:end]); err != nil {
 			return err
 		}
@@ -271,7 +280,7 @@ func sendAsync(connection *client.Client, inflight, size, count int, all []inter
 		err       error
 	}
 	// The callback must not block: there is room for the answers to all windows.
-	answers := make(chan answer, count/size+2+count/max(len(all), 1))
+	answers := make(chan answer, count/size+2+count/len(all))
 	sent := 0
 	err = windows(size, count, all, func(window []interface{}) error {
 		of := len(window)
