@@ -248,25 +248,27 @@ async fn listen(
     };
     let (deliver, deliveries) = mpsc::channel(1);
     let server = settings.server(inlet.shared.memory.clone(), tally);
-    tokio::join!(
-        serve(listener, server, deliver, stop),
-        capture_all(deliveries, inlet)
-    );
+    // When the server has ended nobody is left to acknowledge: what a full queue has not taken by
+    // then is sent again, and must not hold up the end.
+    tokio::select! {
+        () = serve(listener, server, deliver, stop) => {}
+        () = capture_all(deliveries, inlet) => {}
+    }
     tracing::info!(job = &*job, listen = settings.listen, "job listens no more");
 }
 
+/// Captures windows until the server has ended.
 async fn capture_all(mut deliveries: mpsc::Receiver<Delivery>, inlet: Inlet) {
     let mut windows = JoinSet::new();
     loop {
         tokio::select! {
             delivery = deliveries.recv(), if windows.len() < WINDOWS_MAX => match delivery {
                 Some(delivery) => drop(windows.spawn(capture(delivery, inlet.clone()))),
-                None => break,
+                None => return,
             },
             Some(_) = windows.join_next() => {}
         }
     }
-    while windows.join_next().await.is_some() {}
 }
 
 /// Captures a window and lets it be acknowledged. What of it was captured when the queue closes
