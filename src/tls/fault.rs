@@ -109,9 +109,11 @@ pub(super) fn of_connect(error: &io::Error, head: &[u8], settings: &Settings) ->
             "the server does not speak TLS on this port (it began with `{}`); turn `ssl` on there, or off here by enabled = false",
             head.escape_ascii()
         )),
-        None if head.is_empty() && is_end(error) => Fault::configuration(
-            "the server closed the connection when the TLS handshake began: most likely it does not speak TLS on this port; turn `ssl` on there, or off here by enabled = false".to_owned(),
-        ),
+        // A plain server does so, but a balancer with no server behind it and a server without room do too.
+        None if head.is_empty() && is_end(error) => Fault {
+            reason: "the server closed the connection when the TLS handshake began: it takes no connection now, or does not speak TLS on this port; if that is so, turn `ssl` on there, or off here by enabled = false".to_owned(),
+            kind: Kind::Closed,
+        },
         None if is_end(error) => Fault::transport(
             "the server closed the connection in the middle of the TLS handshake; its log may say why".to_owned(),
         ),

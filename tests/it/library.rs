@@ -442,6 +442,22 @@ fn scripted(script: impl FnOnce(TcpStream) + Send + 'static) -> (u16, JoinHandle
     (port, played)
 }
 
+#[tokio::test]
+async fn a_server_that_closes_in_the_handshake_is_worth_another_try() -> Done {
+    let (port, played) = scripted(|mut socket| {
+        let mut hello = [0; 16];
+        socket.read_exact(&mut hello).expect("a handshake begins");
+    });
+    let unchecked = tls::Settings {
+        verification_mode: tls::VerificationMode::None,
+        ..tls::Settings::default()
+    };
+    let error = error_of(to(port).tls(unchecked).connect().await);
+    assert_eq!(error.advice, Advice::Retry, "{error}");
+    played.join().expect("the server has played its part");
+    Ok(())
+}
+
 /// What a bad server does with one window of ten events, and what the caller is told.
 type Bad = (&'static str, &'static [u8], End, Advice, u64, &'static str);
 

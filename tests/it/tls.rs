@@ -696,7 +696,7 @@ async fn what_does_not_speak_our_tls_is_named() {
             "plain Beats server",
             &at(peer.port),
             &encrypted,
-            Refused(Misconfigured, words),
+            Refused(Unreachable, words),
         )
         .await;
     let port = answers(b"HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -724,7 +724,7 @@ async fn what_does_not_speak_our_tls_is_named() {
             &at(port),
             &encrypted,
             Refused(
-                Misconfigured,
+                Unreachable,
                 &["closed the connection when the TLS handshake began"],
             ),
         )
