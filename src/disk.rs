@@ -155,6 +155,9 @@ struct OsFile(File);
 /// Mode of the files that hold events: they may hold secrets that a script printed.
 const FILE_MODE: u32 = 0o600;
 
+/// Mode of a folder that others may pass through on the way to what is theirs, and not look into.
+pub const PASS_MODE: u32 = 0o711;
+
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
@@ -336,26 +339,54 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Makes a file that its group may read, and nobody else: for what people look at. It must not exist.
+/// Makes a file that a group may read (`None`: our own), and nobody else: for what people look at. It
+/// must not exist.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn create_shared(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+pub fn create_shared(path: &Path, group: Option<u32>) -> io::Result<Arc<dyn DiskFile>> {
     let mut options = File::options();
     options.read(true).write(true).create_new(true).mode(0o640);
-    Ok(Arc::new(OsFile(options.open(path)?)))
+    let file = options.open(path)?;
+    if group.is_some() {
+        std::os::unix::fs::fchown(&file, None, group)?;
+    }
+    Ok(Arc::new(OsFile(file)))
 }
 
-/// Makes a folder, and those above it, that its group may look into, and nobody else; existing ones
-/// stay as they are.
+/// Makes a folder, and those above it, that a group may look into (`None`: our own), and nobody else; an
+/// existing one is given to the group.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn make_shared_dir(dir: &Path) -> io::Result<()> {
+pub fn make_shared_dir(dir: &Path, group: Option<u32>) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o750)
-        .create(dir)
+        .create(dir)?;
+    match group {
+        None => Ok(()),
+        Some(_) => std::os::unix::fs::lchown(dir, None, group),
+    }
+}
+
+/// Makes a folder that belongs to a user and that nobody else may look into; the folders above it,
+/// which stay ours, can be passed through. One that is there is given to the user.
+///
+/// # Errors
+/// What the operating system said.
+pub fn make_dir_of(dir: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let above = parent(dir)?;
+    if !above.exists() {
+        fs::create_dir_all(above)?;
+        set_mode(above, PASS_MODE)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    // A link in its place, which only we could have made, would be given away, not what it points to.
+    std::os::unix::fs::lchown(dir, Some(uid), Some(gid))
 }
 
 /// Makes `link` a symbolic link to `target`, a name in the same folder. Readers see the former

@@ -20,6 +20,8 @@ use std::path::PathBuf;
 
 use walkdir::WalkDir;
 
+use crate::process;
+use crate::process::User;
 use crate::units::Timestamp;
 
 /// Most bytes of one folder: a job is scripts and samples, not data. Above: refused.
@@ -63,6 +65,10 @@ pub struct Item {
     pub mode: u32,
     /// Owner.
     pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// How many names it has.
+    pub links: u64,
     /// Device and inode: which object this is.
     pub identity: (u64, u64),
     /// Time of the last change of content, seconds and nanoseconds.
@@ -200,6 +206,8 @@ fn item(path: String, meta: &fs::Metadata) -> Item {
         bytes: if kind.is_file() { meta.len() } else { 0 },
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
+        gid: meta.gid(),
+        links: meta.nlink(),
         identity: (meta.dev(), meta.ino()),
         mtime: (meta.mtime(), meta.mtime_nsec()),
         ctime: (meta.ctime(), meta.ctime_nsec()),
@@ -223,6 +231,12 @@ impl Tree {
             unreadable: vec![(String::new(), reason)],
             overfull: false,
         }
+    }
+
+    /// Who owns the folder.
+    #[must_use]
+    pub fn owner(&self) -> u32 {
+        self.items.first().map_or(0, |item| item.uid)
     }
 
     /// The folder's print.
@@ -268,19 +282,17 @@ impl Tree {
         Timestamp(s.saturating_mul(1000).saturating_add(ns / 1_000_000))
     }
 
-    /// What keeps it from being a job, entry by entry: strange kinds, sizes, owners, modes.
-    ///
-    /// `daemon` is the user that the daemon runs as, and with it every job. Where the two are
-    /// the same only what everybody may write is refused, so that a umask of 002 does no harm.
+    /// What keeps it from being a job, entry by entry, whoever owns it: strange kinds, sizes, modes. Only
+    /// what everybody may write is refused, so that a umask of 002 does no harm.
     #[must_use]
-    pub fn strange(&self, daemon: u32) -> Vec<(String, String)> {
+    pub fn strange(&self) -> Vec<(String, String)> {
         let mut found = self
             .unreadable
             .iter()
             .map(|(path, reason)| (path.clone(), format!("cannot be read ({reason})")))
             .collect::<Vec<_>>();
         for item in &self.items {
-            if let Some(reason) = strange_item(item, daemon) {
+            if let Some(reason) = strange_item(item) {
                 found.push((item.path.clone(), reason));
             }
         }
@@ -304,7 +316,8 @@ impl Tree {
         found
     }
 
-    /// The content as 16 hexadecimal digits: paths, what is executable, and every byte.
+    /// The content as 16 hexadecimal digits: `owner`, whose rights it has, paths, what is executable,
+    /// and every byte; read with the rights of `reader`.
     ///
     /// FNV-1a with 64 bits: stable for ever in ten lines, and only equality matters here. Whoever
     /// forges a collision hides an edit of their own job. Two CRC-32 would be no better than one:
@@ -312,15 +325,16 @@ impl Tree {
     ///
     /// # Errors
     /// [`Unusable`], naming the entry.
-    pub fn content(&self, folder: &Path) -> Result<String, Unusable> {
+    pub fn content(&self, folder: &Path, owner: u32, reader: &User) -> Result<String, Unusable> {
         let mut hash = Hash64::new();
+        hash.number(owner.into());
         for item in &self.items {
             hash.text(&item.path);
             hash.number(item.kind as u64);
             if item.kind == Kind::File {
                 hash.number(u64::from(item.mode & 0o111 != 0));
                 hash.number(item.bytes);
-                each_chunk(folder, item, |chunk| {
+                each_chunk(folder, item, reader, |chunk| {
                     hash.bytes(chunk);
                     Ok(())
                 })?;
@@ -329,11 +343,12 @@ impl Tree {
         Ok(format!("{:016x}", hash.value))
     }
 
-    /// Copies the folder to `to`, which must not exist; modes are kept without the write bits.
+    /// Copies the folder, which is read with the rights of `reader`, to `to`, which must not exist and is
+    /// written with our own; modes are kept without the write bits.
     ///
     /// # Errors
     /// [`Unusable`]; what was copied so far stays.
-    pub fn copy(&self, folder: &Path, to: &Path) -> Result<(), Unusable> {
+    pub fn copy(&self, folder: &Path, reader: &User, to: &Path) -> Result<(), Unusable> {
         for item in &self.items {
             let target = to.join(&item.path);
             match item.kind {
@@ -348,7 +363,7 @@ impl Tree {
                         .mode(0o600)
                         .open(&target)
                         .map_err(Unusable::Copy)?;
-                    each_chunk(folder, item, |chunk| {
+                    each_chunk(folder, item, reader, |chunk| {
                         file.write_all(chunk).map_err(Unusable::Copy)
                     })?;
                     // The owner may always read: the owner of the copy is the daemon.
@@ -373,7 +388,7 @@ impl Tree {
     }
 }
 
-fn strange_item(item: &Item, daemon: u32) -> Option<String> {
+fn strange_item(item: &Item) -> Option<String> {
     match item.kind {
         Kind::Link => {
             return Some("is a symbolic link; put the file itself here".to_owned());
@@ -390,13 +405,6 @@ fn strange_item(item: &Item, daemon: u32) -> Option<String> {
         return Some(format!(
             "may be written by everybody (mode {:04o}); run chmod o-w",
             item.mode
-        ));
-    }
-    // Jobs run as the daemon: as root, whoever owns a file could become root by it.
-    if daemon == 0 && item.uid != 0 {
-        return Some(format!(
-            "belongs to user {}, and this daemon would run it as root; run chown root, or start spoolbeat as that user",
-            item.uid
         ));
     }
     None
@@ -421,6 +429,7 @@ fn open_plain(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
 fn each_chunk(
     folder: &Path,
     item: &Item,
+    reader: &User,
     mut take: impl FnMut(&[u8]) -> Result<(), Unusable>,
 ) -> Result<(), Unusable> {
     let unusable = |error: io::Error| match error.kind() {
@@ -430,7 +439,9 @@ fn each_chunk(
             error,
         },
     };
-    let (file, meta) = open_plain(&folder.join(&item.path)).map_err(unusable)?;
+    let (file, meta) = process::as_user(reader, || open_plain(&folder.join(&item.path)))
+        .and_then(|opened| opened)
+        .map_err(unusable)?;
     if (meta.dev(), meta.ino()) != item.identity || meta.len() != item.bytes {
         return Err(Unusable::Changed);
     }
@@ -554,17 +565,28 @@ pub fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
         })
 }
 
-/// The user that this process acts as (effective uid), from `/proc/self/status`: the field
-/// `Uid:` holds real, effective, saved and file system uid (proc(5)).
+/// A path without links.
 ///
 /// # Errors
-/// When `/proc` is not mounted or does not say it.
-pub fn own_uid() -> io::Result<u32> {
-    fs::read_to_string("/proc/self/status")?
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no Uid"))
+/// What the operating system said.
+pub fn real_path(path: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(path)
+}
+
+/// Lets a group, and besides its owner nobody else, read a copy that [`Tree::copy`] made, and
+/// execute of it what the owner may.
+///
+/// # Errors
+/// What the operating system said.
+pub fn share_copy(copy: &Path, gid: u32) -> io::Result<()> {
+    for entry in WalkDir::new(copy).follow_links(false) {
+        let entry = entry?;
+        let of_owner = entry.metadata()?.mode() & 0o500;
+        std::os::unix::fs::lchown(entry.path(), None, Some(gid))?;
+        let mode = of_owner | of_owner >> 3;
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// FNV-1a, 64 bits: offset basis and prime as in its reference (Fowler, Noll, Vo).
@@ -651,20 +673,26 @@ mod tests {
         assert_ne!(before.print().whole, after.print().whole);
         assert_eq!(before.print().shape, after.print().shape);
         assert_eq!(
-            before.content(dir.path()).unwrap(),
-            after.content(dir.path()).unwrap()
+            before.content(dir.path(), 0, &User::own()).unwrap(),
+            after.content(dir.path(), 0, &User::own()).unwrap()
         );
     }
 
     #[test]
     fn making_a_file_executable_changes_the_content() {
         let dir = folder();
-        let before = walk(dir.path()).unwrap().content(dir.path()).unwrap();
+        let before = walk(dir.path())
+            .unwrap()
+            .content(dir.path(), 0, &User::own())
+            .unwrap();
         let file = dir.path().join("job.toml");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         assert_ne!(
             before,
-            walk(dir.path()).unwrap().content(dir.path()).unwrap()
+            walk(dir.path())
+                .unwrap()
+                .content(dir.path(), 0, &User::own())
+                .unwrap()
         );
     }
 
@@ -675,11 +703,11 @@ mod tests {
         let tree = walk(dir.path()).unwrap();
         let to = tempfile::tempdir().unwrap();
         let copy = to.path().join("copy");
-        tree.copy(dir.path(), &copy).unwrap();
+        tree.copy(dir.path(), &User::own(), &copy).unwrap();
         let copied = walk(&copy).unwrap();
         assert_eq!(
-            tree.content(dir.path()).unwrap(),
-            copied.content(&copy).unwrap()
+            tree.content(dir.path(), 0, &User::own()).unwrap(),
+            copied.content(&copy, 0, &User::own()).unwrap()
         );
         assert!(copied.items.iter().all(|item| item.mode & 0o222 == 0));
         assert!(!copy.join(".job.toml.swp").exists());
@@ -693,32 +721,29 @@ mod tests {
         let dir = folder();
         let tree = walk(dir.path()).unwrap();
         fs::write(dir.path().join("job.toml"), "longer than before").unwrap();
-        assert!(matches!(tree.content(dir.path()), Err(Unusable::Changed)));
+        assert!(matches!(
+            tree.content(dir.path(), 0, &User::own()),
+            Err(Unusable::Changed)
+        ));
         fs::remove_file(dir.path().join("job.toml")).unwrap();
-        assert!(matches!(tree.content(dir.path()), Err(Unusable::Changed)));
+        assert!(matches!(
+            tree.content(dir.path(), 0, &User::own()),
+            Err(Unusable::Changed)
+        ));
     }
 
     #[test]
     fn links_sockets_and_open_modes_are_refused_with_words() {
         let dir = folder();
-        let own = own_uid().unwrap();
-        assert_eq!(walk(dir.path()).unwrap().strange(own), []);
+        assert_eq!(walk(dir.path()).unwrap().strange(), []);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         for (name, mode) in [("lib/a.sh", 0o757), ("job.toml", 0o664)] {
             fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
         }
-        let found = walk(dir.path()).unwrap().strange(own);
+        let found = walk(dir.path()).unwrap().strange();
         let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
         assert_eq!(paths, ["lib/a.sh", "link", "sock"], "{found:?}");
-    }
-
-    #[test]
-    fn a_daemon_of_root_refuses_what_another_user_owns() {
-        let dir = folder();
-        let mut tree = walk(dir.path()).unwrap();
-        tree.items[1].uid = 1000;
-        assert!(tree.strange(0)[0].1.contains("chown root"));
     }
 
     #[test]
@@ -728,8 +753,7 @@ mod tests {
             .unwrap()
             .set_len(TREE_BYTES_MAX + 1)
             .unwrap();
-        let own = own_uid().unwrap();
-        let found = walk(dir.path()).unwrap().strange(own);
+        let found = walk(dir.path()).unwrap().strange();
         assert!(found[0].1.contains("64.0 MiB"), "{found:?}");
         let crowd = tempfile::tempdir().unwrap();
         for n in 0..=TREE_ITEMS_MAX {
@@ -737,7 +761,7 @@ mod tests {
         }
         let tree = walk(crowd.path()).unwrap();
         assert!(tree.items.len() <= TREE_ITEMS_MAX + 1);
-        assert!(tree.strange(own)[0].1.contains("2000"));
+        assert!(tree.strange()[0].1.contains("2000"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cleanup::Keep;
 use crate::event::Route;
+use crate::process::Rights;
 use crate::run::Phase;
 use crate::schedule::Policy;
 use crate::schedule::Schedule;
@@ -47,6 +48,8 @@ pub struct Job {
     pub tags: Vec<String>,
     /// Added to each event under `fields`.
     pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Whose rights everything has that it causes, and within which limits.
+    pub rights: Rights,
     /// What is run, for a job that runs something.
     pub task: Option<Arc<Task>>,
     /// `[source.lumberjack]`: it takes events from Beats.
@@ -95,6 +98,8 @@ pub struct Script {
     pub env: BTreeMap<String, String>,
     /// Names of variables passed on from the daemon's environment.
     pub pass_env: Vec<String>,
+    /// Variables whose values nobody but the script sees, and where those are.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// Longest run; `None`: no limit. Time during which we do not read its output does not count.
     pub timeout: Option<Duration>,
     /// Between TERM and KILL, and how long pipes may stay open after the script has exited.
@@ -105,6 +110,18 @@ pub struct Script {
     pub on_stop: AtEnd,
     /// What becomes of a run when its job is removed.
     pub on_remove: AtEnd,
+}
+
+/// Where the value of a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// `file:/etc/idp/token`: in this file, read with the job's rights at each run.
+    File(PathBuf),
+    /// `env:API_TOKEN`: in the daemon's environment.
+    Env(String),
+    /// `credential:idp-token`: in the file of this name in the daemon's `$CREDENTIALS_DIRECTORY`
+    /// (systemd.exec(5), LoadCredential).
+    Credential(String),
 }
 
 /// What a script is run by.

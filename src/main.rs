@@ -6,12 +6,9 @@ use spoolbeat::cli;
 use spoolbeat::process;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    if args
-        .next()
-        .is_some_and(|first| first == process::SHIM_ARGUMENT)
-    {
-        return ExitCode::from(u8::try_from(process::shim_main(args)).unwrap_or(1));
+    let first = std::env::args_os().nth(1);
+    if first.is_some_and(|first| first == process::SHIM_ARGUMENT) {
+        return ExitCode::from(u8::try_from(process::shim_main()).unwrap_or(1));
     }
     cli::main()
 }

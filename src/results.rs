@@ -120,6 +120,8 @@ pub struct Started<'a> {
     pub trigger: Trigger,
     /// The tick it belongs to.
     pub scheduled_at: Option<Timestamp>,
+    /// The group that may read the result; `None`: that of the daemon.
+    pub group: Option<u32>,
     /// When.
     pub at: Timestamp,
 }
@@ -204,8 +206,8 @@ impl Results {
             ..Record::default()
         };
         let mut files = RunFiles {
-            stdout: Output::new(dir.join(Stream::Stdout.name())),
-            stderr: Output::new(dir.join(Stream::Stderr.name())),
+            stdout: Output::new(dir.join(Stream::Stdout.name()), started.group),
+            stderr: Output::new(dir.join(Stream::Stderr.name()), started.group),
             dir,
             record,
             file: None,
@@ -222,14 +224,17 @@ impl Results {
 
     /// Makes as few files as it can: on some file systems each new one costs more than all else of a run.
     fn open_files(&self, started: &Started<'_>, files: &mut RunFiles) -> Result<(), String> {
-        disk::make_shared_dir(&files.dir).map_err(|error| failure(&files.dir, &error))?;
+        let of_job = self.dir.join(started.job);
+        for dir in [&of_job, &files.dir] {
+            disk::make_shared_dir(dir, started.group).map_err(|error| failure(dir, &error))?;
+        }
         let path = files.dir.join(RUNNING);
         let text = record_text(&path, &files.record)?;
-        let file = disk::create_shared(&path)
+        let file = disk::create_shared(&path, started.group)
             .and_then(|file| file.write_at(0, &text).map(|()| file))
             .map_err(|error| failure(&path, &error))?;
         files.file = Some(file);
-        let link = self.dir.join(started.job).join(LATEST);
+        let link = of_job.join(LATEST);
         disk::link_latest(&link, started.run.as_str()).map_err(|error| failure(&link, &error))
     }
 
@@ -514,11 +519,8 @@ impl RunFiles {
         record.ended_at = Some(ended.at.to_string());
         record.took(ended.took);
         record.outcome = Some(ended.outcome.name().to_owned());
-        match ended.exit {
-            Some(Exit::Code(code)) => record.exit_code = Some(code),
-            Some(Exit::Signal(signal)) => record.signal = Some(signal),
-            None => {}
-        }
+        (record.exit_code, record.signal) =
+            ended.exit.map(Exit::code_or_signal).unwrap_or_default();
         record.reason = ended.reason.map(str::to_owned);
         record.counts = Some(ended.counts);
         record.captured_up_to = ended.captured.map(|seq| seq.0);

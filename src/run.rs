@@ -63,6 +63,8 @@ pub enum Outcome {
     Failed,
     /// Ended by a signal that we did not send (also when its shim was killed with it).
     Signalled,
+    /// Ended by the kernel since its run used more memory than `limits.memory` allows.
+    Oom,
     /// Ran longer than `timeout` and was told to end, whatever its exit code then was.
     TimedOut,
     /// Told to end for another reason (stop of the daemon, removal of the job, a person), whatever
@@ -74,6 +76,18 @@ pub enum Outcome {
     CouldNotStart,
 }
 
+impl Exit {
+    /// The exit code, or the signal that ended it.
+    #[must_use]
+    pub const fn code_or_signal(self) -> (Option<i32>, Option<i32>) {
+        match self {
+            Self::Code(code) => (Some(code), None),
+            Self::Signal(signal) => (None, Some(signal)),
+            Self::OutOfMemory => (None, Some(9)),
+        }
+    }
+}
+
 impl Outcome {
     /// The name in results, status and events.
     #[must_use]
@@ -82,6 +96,7 @@ impl Outcome {
             Self::Success => "success",
             Self::Failed => "failed",
             Self::Signalled => "signalled",
+            Self::Oom => "oom",
             Self::TimedOut => "timed_out",
             Self::Killed => "killed",
             Self::Interrupted => "interrupted",
@@ -104,6 +119,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By signal 9 of the kernel, since the run's cgroup was out of memory.
+    OutOfMemory,
 }
 
 /// What a person or the daemon wants of a running run.
@@ -278,6 +295,7 @@ impl Run {
                     Exit::Code(0) => Outcome::Success,
                     Exit::Code(_) => Outcome::Failed,
                     Exit::Signal(_) => Outcome::Signalled,
+                    Exit::OutOfMemory => Outcome::Oom,
                 };
                 self.exited(outcome, exit, pipes_closed, false)
             }
@@ -566,6 +584,7 @@ mod tests {
             (Input::Started, Exit::Code(0), Outcome::Success),
             (Input::Started, Exit::Code(255), Outcome::Failed),
             (Input::Started, Exit::Signal(11), Outcome::Signalled),
+            (Input::Started, Exit::OutOfMemory, Outcome::Oom),
             (Input::Timeout, Exit::Signal(15), Outcome::TimedOut),
             (Input::Timeout, Exit::Code(0), Outcome::TimedOut),
             (

@@ -22,6 +22,7 @@ use crate::event::envelope::Identity;
 use crate::event::envelope::Labels;
 use crate::job::Job;
 use crate::job::Task;
+use crate::process::Cgroups;
 use crate::queue::Fact;
 use crate::queue::Intake;
 use crate::queue::Refused;
@@ -64,6 +65,8 @@ pub struct Host {
     pub limits: Limits,
     /// Longest time an event waits for others before it is handed over.
     pub flush: Duration,
+    /// Where runs get a cgroup each; `None`: they get none.
+    pub cgroups: Option<Cgroups>,
     /// Where results go; `None`: nowhere.
     pub results: Option<Results>,
 }

@@ -398,6 +398,7 @@ pub struct Outcomes {
     pub success: u64,
     pub failed: u64,
     pub signalled: u64,
+    pub oom: u64,
     pub timed_out: u64,
     pub killed: u64,
     pub interrupted: u64,
@@ -411,6 +412,7 @@ impl Outcomes {
             Outcome::Success => &mut self.success,
             Outcome::Failed => &mut self.failed,
             Outcome::Signalled => &mut self.signalled,
+            Outcome::Oom => &mut self.oom,
             Outcome::TimedOut => &mut self.timed_out,
             Outcome::Killed => &mut self.killed,
             Outcome::Interrupted => &mut self.interrupted,
@@ -430,6 +432,7 @@ impl Outcomes {
     pub const fn unsuccessful(&self) -> u64 {
         self.failed
             + self.signalled
+            + self.oom
             + self.timed_out
             + self.killed
             + self.interrupted

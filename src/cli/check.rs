@@ -13,8 +13,11 @@ use super::say;
 use crate::clock;
 use crate::config::Draft;
 use crate::config::Problem;
+use crate::config::Standing;
 use crate::config::check_folder;
 use crate::config::check_jobs;
+use crate::config::check_owners;
+use crate::config::check_place;
 use crate::config::draft_root;
 use crate::config::find_root;
 use crate::config::load_job;
@@ -23,6 +26,8 @@ use crate::config::ssl_warnings;
 use crate::files;
 use crate::job::Job;
 use crate::job::Task;
+use crate::process;
+use crate::process::Cgroups;
 use crate::schedule::Schedule;
 use crate::units::Timestamp;
 use crate::units::write_duration;
@@ -115,16 +120,13 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
     let root = &draft.root;
     report.root = Some(root.dir.clone());
     let jobs = root.dir.join("jobs");
-    let daemon = match files::own_uid() {
-        Ok(uid) => uid,
-        Err(error) => {
-            report.whole(format!("nobody says which user this is: {error}"));
-            return report;
-        }
-    };
-    let names = check_jobs(&jobs).and_then(|_| {
-        files::names(&jobs).map_err(|error| format!("{} cannot be read: {error}", jobs.display()))
-    });
+    let daemon = process::own_uid();
+    let names = check_place(&root.dir, daemon)
+        .and_then(|()| check_jobs(&jobs, daemon))
+        .and_then(|_| {
+            files::names(&jobs)
+                .map_err(|error| format!("{} cannot be read: {error}", jobs.display()))
+        });
     match (names, only) {
         (Err(message), _) => report.whole(message),
         (Ok(names), Some(name)) if !names.iter().any(|known| known == name) => {
@@ -154,11 +156,24 @@ impl Report {
 
     fn job(&mut self, draft: &Draft, jobs: &Path, name: &str, daemon: u32, now: Timestamp) {
         let folder = jobs.join(name);
-        let mut problems = check_folder(name, &folder, daemon)
-            .err()
-            .unwrap_or_default();
+        let (tree, mut problems) = match check_folder(name, &folder, daemon) {
+            Ok(tree) => (Some(tree), Vec::new()),
+            Err(problems) => (None, problems),
+        };
+        let standing = Standing {
+            owner: files::look(&folder).map_or(daemon, |item| item.uid),
+            daemon,
+            grants: draft.root.grants.clone(),
+        };
+        let Draft {
+            root, output_names, ..
+        } = draft;
+        let checked = load_job(name, &folder, "", &standing, &root.defaults, output_names);
+        if let (Some(tree), Ok(job)) = (&tree, &checked) {
+            problems = check_owners(name, tree, &job.rights.user, daemon);
+        }
         // The text is checked also where an owner or a mode is wrong: all problems at once.
-        match load_job(name, &folder, "", &draft.root.defaults, &draft.output_names) {
+        match checked {
             Ok(job) if problems.is_empty() => self.good(&job, now),
             Ok(_) => {}
             Err(more) => {
@@ -213,6 +228,13 @@ impl Report {
         {
             self.warnings.push(format!(
                 "jobs/{}: {program} is not on this PATH; runs will fail until it is installed",
+                job.name
+            ));
+        }
+        let can = Cgroups::find("check").map_or_else(Default::default, |groups| groups.can());
+        for why in can.lacks(&job.rights.limits, job.rights.user.uid) {
+            self.warnings.push(format!(
+                "jobs/{}: {why} for what is started from here",
                 job.name
             ));
         }

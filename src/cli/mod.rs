@@ -18,7 +18,6 @@ use crate::config::Output;
 use crate::config::OutputKind;
 use crate::daemon;
 use crate::disk::OsDisk;
-use crate::files;
 use crate::job::Job;
 use crate::log;
 use crate::lumberjack;
@@ -300,17 +299,35 @@ fn find_dir(given: Option<&Path>) -> Result<PathBuf, ExitCode> {
 fn load_job(root: &config::Root, name: &str) -> Result<Job, ExitCode> {
     config::check_name(name).map_err(|why| say::fail(say::BAD_CONFIG, &why))?;
     let folder = root.dir.join("jobs").join(name);
-    let system = |error: &dyn std::fmt::Display| say::fail(EXIT_SYSTEM, &error.to_string());
-    let uid = files::own_uid().map_err(|error| system(&error))?;
+    let uid = process::own_uid();
     let tree =
         config::check_folder(name, &folder, uid).map_err(|problems| say::fail_config(&problems))?;
+    let bad = |problem: String| say::fail(say::BAD_CONFIG, &problem);
+    let reader = config::reader_of(tree.owner(), uid).map_err(bad)?;
     let generation = tree
-        .content(&folder)
+        .content(&folder, tree.owner(), &reader)
         .map_err(|why| say::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
     let outputs = root.outputs.iter().map(|output| output.name.clone());
     let outputs: Vec<String> = outputs.collect();
-    config::load_job(name, &folder, &generation, &root.defaults, &outputs)
-        .map_err(|problems| say::fail_config(&problems))
+    let standing = config::Standing {
+        owner: tree.owner(),
+        daemon: uid,
+        grants: root.grants.clone(),
+    };
+    let job = config::load_job(
+        name,
+        &folder,
+        &generation,
+        &standing,
+        &root.defaults,
+        &outputs,
+    )
+    .map_err(|problems| say::fail_config(&problems))?;
+    let strange = config::check_owners(name, &tree, &job.rights.user, uid);
+    if !strange.is_empty() {
+        return Err(say::fail_config(&strange));
+    }
+    Ok(job)
 }
 
 fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {

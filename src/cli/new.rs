@@ -167,9 +167,12 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::config::Defaults;
+    use crate::config::Grants;
+    use crate::config::Standing;
     use crate::config::check_folder;
     use crate::config::load_job;
     use crate::disk::OsDisk;
+    use crate::process;
 
     #[test]
     fn each_language_makes_a_job_that_is_good() {
@@ -177,9 +180,22 @@ mod tests {
         let jobs = dir.path().join("jobs");
         for choice in Choice::value_variants() {
             let folder = make(&jobs, choice.0, *choice, &OsDisk).unwrap();
-            check_folder(choice.0, &folder, files::own_uid().unwrap()).unwrap();
+            check_folder(choice.0, &folder, process::own_uid()).unwrap();
             let outputs = ["lumberjack".to_owned()];
-            let job = load_job(choice.0, &folder, "0", &Defaults::none(), &outputs).unwrap();
+            let standing = Standing {
+                owner: process::own_uid(),
+                daemon: process::own_uid(),
+                grants: Grants::default(),
+            };
+            let job = load_job(
+                choice.0,
+                &folder,
+                "0",
+                &standing,
+                &Defaults::none(),
+                &outputs,
+            )
+            .unwrap();
             assert_eq!(job.task.as_ref().unwrap().script.language, choice.1);
         }
         assert_eq!(

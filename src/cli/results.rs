@@ -385,6 +385,7 @@ mod tests {
             generation: "0123456789abcdef",
             trigger: Trigger::Manual,
             scheduled_at: None,
+            group: None,
             at,
         };
         let mut files = results.start(&started);

@@ -106,6 +106,7 @@ const fn code_of_exit(exit: Exit) -> u8 {
 const fn code_of_error(error: &Error) -> u8 {
     match error {
         Error::Locked { .. } => EXIT_LOCKED,
+        Error::Place(_) => BAD_CONFIG,
         Error::Folder { .. } => EXIT_CANNOT_CREATE,
         Error::Disk { .. } | Error::Queue(_) => EXIT_DISK,
         Error::Receiver(_) => EXIT_UNAVAILABLE,

@@ -17,6 +17,7 @@ use crate::event::Seq;
 use crate::event::envelope::Identity;
 use crate::job::Job;
 use crate::job::Task;
+use crate::process::Cgroups;
 use crate::queue::Intake;
 use crate::queue::Portion;
 use crate::run::Exit;
@@ -76,6 +77,7 @@ pub async fn run(
         limits: LIMITS,
         flush: FLUSH,
         results: None,
+        cgroups: Cgroups::find("try"),
     });
     let at = clock::now();
     let spec = Spec {
@@ -138,11 +140,12 @@ fn show(portion: &Portion) -> io::Result<()> {
 }
 
 fn exit_code(ended: &Ended) -> u8 {
-    match (ended.outcome, ended.exit) {
+    let exit = ended.exit.map(Exit::code_or_signal).unwrap_or_default();
+    match (ended.outcome, exit) {
         (Outcome::TimedOut, _) => EXIT_TIMED_OUT,
         (Outcome::CouldNotStart, _) => EXIT_COULD_NOT_START,
-        (_, Some(Exit::Code(code))) => u8::try_from(code & 0xff).unwrap_or(1),
-        (_, Some(Exit::Signal(signal))) => u8::try_from(EXIT_SIGNAL + signal).unwrap_or(1),
-        (_, None) => 1,
+        (_, (Some(code), _)) => u8::try_from(code & 0xff).unwrap_or(1),
+        (_, (None, Some(signal))) => u8::try_from(EXIT_SIGNAL + signal).unwrap_or(1),
+        (_, (None, None)) => 1,
     }
 }

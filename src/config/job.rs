@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::JOB_FILE;
 use super::Problem;
+use super::Standing;
 use super::check_name;
 use super::defaults::Defaults;
 use super::defaults::lay_over;
@@ -34,8 +35,11 @@ use crate::job::Cwd;
 use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
+use crate::job::SecretSource;
 use crate::job::Task;
 use crate::schedule::cron;
+
+mod rights;
 
 use receive::Receive;
 
@@ -62,7 +66,8 @@ const KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// Loads the job `name` from its folder, or from a copy of it.
 ///
-/// `generation` is the folder's content hash, `outputs` the names that a job may write to.
+/// `generation` is the folder's content hash, `standing` who owns the folder, `outputs` the names
+/// that a job may write to.
 /// Files are looked at in `folder`; who owns them is [`super::check_folder`]'s matter.
 ///
 /// # Errors
@@ -71,32 +76,46 @@ pub fn load_job(
     name: &str,
     folder: &Path,
     generation: &str,
+    standing: &Standing,
     defaults: &Defaults,
     outputs: &[String],
 ) -> Result<Job, Vec<Problem>> {
-    load_job_with(name, folder, generation, defaults, outputs, variable)
+    let place = Place {
+        name,
+        folder,
+        generation,
+        standing,
+    };
+    load_job_with(&place, defaults, outputs, variable)
+}
+
+/// Which job it is.
+struct Place<'a> {
+    name: &'a str,
+    folder: &'a Path,
+    generation: &'a str,
+    standing: &'a Standing,
 }
 
 fn load_job_with(
-    name: &str,
-    folder: &Path,
-    generation: &str,
+    place: &Place<'_>,
     defaults: &Defaults,
     outputs: &[String],
     lookup: Lookup,
 ) -> Result<Job, Vec<Problem>> {
+    let Place { name, folder, .. } = place;
     let file = format!("jobs/{name}/{JOB_FILE}");
     if let Err(message) = check_name(name) {
         return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
     }
-    if name == OWN_JOB {
+    if **name == *OWN_JOB {
         let message =
             format!("`{OWN_JOB}` is the name of the daemon's own events; choose another one");
         return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
     }
-    let place = folder.join(JOB_FILE);
-    let text = read_text(&place, &file).map_err(|mut problem| {
-        if files::look(&place).is_err() {
+    let path = folder.join(JOB_FILE);
+    let text = read_text(&path, &file).map_err(|mut problem| {
+        if files::look(&path).is_err() {
             let message = format!(
                 "; write one: [script] with {RUN_EXAMPLE} and [schedule] with every = \"5m\""
             );
@@ -111,7 +130,7 @@ fn load_job_with(
         origin: Origin::File,
     }];
     segments.extend(defaults.behind(segments[0].text.len()));
-    let source = Source::new(segments, lookup);
+    let source = Source::new(segments, lookup).for_job(name, place.standing);
     let mut tree = source.tree(0);
     if !defaults.is_none() {
         lay_over(&mut tree, source.tree(1));
@@ -120,7 +139,7 @@ fn load_job_with(
     let mut raw = Raw::read(&mut table);
     raw.receive = Receive::read(&mut table, &defaults.hosts);
     let unusable = std::mem::take(&mut raw.receive.unusable);
-    let job = raw.check(&table, name, folder, generation, outputs);
+    let job = raw.check(&table, place, outputs);
     table.finish();
     let mut problems = source.into_problems();
     problems.extend(unusable);
@@ -162,6 +181,7 @@ struct Raw {
     args: Option<Vec<Leaf<String>>>,
     env: Vec<(Leaf<String>, Leaf<String>)>,
     pass_env: Option<Vec<Leaf<String>>>,
+    rights: rights::Raw,
     timeout: Option<Leaf<Duration>>,
     kill_grace: Option<Leaf<Duration>>,
     cwd: Option<Cwd>,
@@ -223,6 +243,7 @@ impl Raw {
         self.args = table.texts("args", "args = [\"--since\", \"1h\"]");
         self.env = table.text_map("env", "env = { API_URL = \"https://idp.example\" }");
         self.pass_env = table.texts("pass_env", "pass_env = [\"HTTPS_PROXY\"]");
+        self.rights = rights::Raw::read(&mut table);
         self.timeout = table.duration("timeout", LEAST, "timeout = \"5m\"");
         self.kill_grace = table.duration("kill_grace", LEAST, "kill_grace = \"10s\"");
         self.cwd = table.choice("cwd", &[("job", Cwd::Job), ("state", Cwd::State)]);
@@ -235,27 +256,32 @@ impl Raw {
     fn check(
         mut self,
         table: &Table<'_, '_>,
-        name: &str,
-        folder: &Path,
-        generation: &str,
+        place: &Place<'_>,
         outputs: &[String],
     ) -> Option<Job> {
+        let Place { name, folder, .. } = *place;
         self.check_names(table);
+        for leaf in self.pass_env.iter().flatten() {
+            rights::is_granted(table, leaf, &leaf.value, name, place.standing);
+        }
+        let secrets = self.rights.secrets(table, name, place.standing);
+        let rights = self.rights.check(table, place.standing);
         let route = self.route(table, outputs);
         let task = if self.runs(table) {
-            Some(Arc::new(self.task(table, folder)?))
+            Some(Arc::new(self.task(table, folder, secrets)?))
         } else {
             self.check_untouched(table);
             None
         };
         Some(Job {
             name: name.to_owned(),
-            generation: generation.to_owned(),
+            generation: place.generation.to_owned(),
             folder: folder.to_path_buf(),
             description: self.description.map_or(String::new(), |leaf| leaf.value),
             enabled: self.enabled.is_none_or(|leaf| leaf.value),
             tags: values(self.tags),
             fields: self.fields.unwrap_or_default(),
+            rights: rights?,
             task,
             receive: self.receive.settings,
             route,
@@ -270,7 +296,12 @@ impl Raw {
     }
 
     /// What is run, and when.
-    fn task(&mut self, table: &Table<'_, '_>, folder: &Path) -> Option<Task> {
+    fn task(
+        &mut self,
+        table: &Table<'_, '_>,
+        folder: &Path,
+        secrets: BTreeMap<String, SecretSource>,
+    ) -> Option<Task> {
         let schedule = self.schedule.check(table);
         let file = self.script_file(table, folder);
         let language = self.language(table, folder, file.as_deref());
@@ -298,6 +329,7 @@ impl Raw {
                     .map(|(name, value)| (name.value, value.value))
                     .collect::<BTreeMap<_, _>>(),
                 pass_env: values(self.pass_env.take()),
+                secrets,
                 timeout,
                 kill_grace: self
                     .kill_grace
@@ -340,7 +372,14 @@ impl Raw {
     fn check_names(&self, table: &Table<'_, '_>) {
         let set = self.env.iter().map(|(name, _)| name);
         let passed = self.pass_env.iter().flatten();
-        for leaf in set.chain(passed) {
+        let plain: Vec<_> = set.chain(passed).collect();
+        for leaf in self.rights.variables() {
+            if plain.iter().any(|other| other.value == leaf.value) {
+                let message = format!("`{}` is in env or pass_env too; keep one", leaf.value);
+                table.refuse(leaf, message);
+            }
+        }
+        for leaf in plain.into_iter().chain(self.rights.variables()) {
             if !is_name(&leaf.value) {
                 table.refuse(
                     leaf,

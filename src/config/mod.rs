@@ -15,6 +15,7 @@ use crate::queue;
 use crate::sink;
 use crate::source::lumberjack;
 
+mod credentials;
 mod defaults;
 mod expand;
 mod find;
@@ -27,11 +28,16 @@ mod source;
 mod ssl;
 mod words;
 
+pub use credentials::Grants;
+pub use credentials::Standing;
 pub use defaults::Defaults;
 pub use find::find_root;
 pub use folder::check_folder;
 pub use folder::check_jobs;
 pub use folder::check_name;
+pub use folder::check_owners;
+pub use folder::check_place;
+pub use folder::reader_of;
 pub use job::load_job;
 pub use root::Draft;
 pub use root::draft_root;
@@ -149,6 +155,8 @@ pub struct Root {
     pub results_bytes: u64,
     /// `[receiver]`: a Lumberjack server inside, for trying out.
     pub receiver: Option<Receiver>,
+    /// `[credentials]`: what jobs of other owners may have of the daemon's own.
+    pub grants: Grants,
     /// `[stop] timeout`: how long the drain waits for ACKs. Default 5s.
     pub stop_timeout: Duration,
     /// `[startup] require_output`: no job is run before an output has answered. Default false.

@@ -154,6 +154,10 @@ impl<'s, 't> Table<'s, 't> {
     /// Takes a list of texts.
     pub(super) fn texts(&mut self, key: &'static str, example: &str) -> Option<Vec<Leaf<String>>> {
         let leaf = self.take(key)?;
+        self.as_texts(leaf, example)
+    }
+
+    fn as_texts(&self, leaf: Leaf<DeValue<'t>>, example: &str) -> Option<Vec<Leaf<String>>> {
         let name = leaf.key.clone();
         let DeValue::Array(items) = leaf.value else {
             self.wrong_type(&leaf, "a list", example);
@@ -204,6 +208,29 @@ impl<'s, 't> Table<'s, 't> {
             }
         }
         texts
+    }
+
+    /// Takes a table of lists of texts.
+    pub(super) fn lists(&mut self, key: &'static str, example: &str) -> Vec<(String, Vec<String>)> {
+        let Some(leaf) = self.take(key) else {
+            return Vec::new();
+        };
+        let Some(table) = self.as_table(leaf, example) else {
+            return Vec::new();
+        };
+        let mut lists = Vec::new();
+        for (name, value) in table.values {
+            let leaf = Leaf {
+                at: value.span(),
+                value: value.into_inner(),
+                key: format!("{}.{}", table.path, name.get_ref()),
+            };
+            if let Some(texts) = self.as_texts(leaf, example) {
+                let texts = texts.into_iter().map(|text| text.value).collect();
+                lists.push((name.get_ref().to_string(), texts));
+            }
+        }
+        lists
     }
 
     /// Takes a table of anything, as JSON.
@@ -399,7 +426,7 @@ impl<'s, 't> Table<'s, 't> {
             self.source.problem(at, key, message);
             return None;
         }
-        match expand(text, self.source.lookup) {
+        match expand(text, |name| self.source.variable(at, name)) {
             Ok(text) => Some(text),
             Err(message) => {
                 self.source.problem(at, key, message);

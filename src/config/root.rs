@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Defaults;
+use super::Grants;
 use super::Log;
 use super::Output;
 use super::OutputKind;
@@ -220,6 +221,7 @@ fn read_root(
         shape: read_events(table),
         results_bytes: read_results(table),
         receiver: read_receiver(table, &mut files),
+        grants: Grants::read(table),
         stop_timeout: read_stop(table),
         require_output: read_startup(table),
         heartbeat: read_heartbeat(table),

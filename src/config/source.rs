@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use toml::de::DeValue;
 
 use super::Problem;
+use super::Standing;
 
 /// Most problems that are kept of one file; beyond it they are counted. A file of 1 MiB can
 /// hold 300,000 unknown keys, and nobody reads more than a screen of them.
@@ -53,7 +54,9 @@ pub(super) struct Source {
     problems: RefCell<Vec<(usize, Problem)>>,
     more: Cell<usize>,
     damaged: Cell<Damage>,
-    pub(super) lookup: Lookup,
+    lookup: Lookup,
+    /// The variables that the first text may have filled in; `None`: all.
+    granted: Option<Vec<String>>,
 }
 
 /// Whether the text was whole TOML.
@@ -72,7 +75,23 @@ impl Source {
             more: Cell::new(0),
             damaged: Cell::new(Damage::None),
             lookup,
+            granted: None,
         }
+    }
+
+    /// The same for the text of a job: one of a folder of somebody else sees only what it is granted.
+    pub(super) fn for_job(mut self, job: &str, standing: &Standing) -> Self {
+        self.granted = (!standing.is_trusted()).then(|| standing.grants.of(job));
+        self
+    }
+
+    /// A variable of the daemon's environment, if the text at this place may have it.
+    pub(super) fn variable(&self, at: &Range<usize>, name: &str) -> Option<String> {
+        let may = |granted: &Vec<String>| granted.iter().any(|other| other == name);
+        if self.is_own(at) && !self.granted.as_ref().is_none_or(may) {
+            return None;
+        }
+        (self.lookup)(name)
     }
 
     /// Parses one segment as far as it goes; syntax errors become problems.

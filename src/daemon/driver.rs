@@ -361,6 +361,7 @@ fn tell_end(ended: &Ended) {
         Outcome::Killed => tracing::info!(job, %run, took, reason, "run was ended"),
         Outcome::Failed
         | Outcome::Signalled
+        | Outcome::Oom
         | Outcome::TimedOut
         | Outcome::Interrupted
         | Outcome::CouldNotStart => {

@@ -30,6 +30,7 @@ use crate::disk;
 use crate::disk::Disk;
 use crate::disk::Lock;
 use crate::disk::OsDisk;
+use crate::disk::PASS_MODE;
 use crate::disk::Replace;
 use crate::event::Notice;
 use crate::event::Route;
@@ -38,6 +39,7 @@ use crate::event::envelope::Identity;
 use crate::event::envelope::Shape;
 use crate::lumberjack::server::Memory;
 use crate::process;
+use crate::process::Cgroups;
 use crate::queue;
 use crate::queue::JobPast;
 use crate::queue::Ledger;
@@ -128,11 +130,29 @@ pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
     for name in ["state", "results", "dead-letter"] {
         made(dir(name))?;
     }
+    // Of root's state and results the jobs of others have parts, and must be let through to them.
+    let pass = match process::own_uid() {
+        0 => PASS_MODE,
+        _ => 0o700,
+    };
+    for (name, mode) in [("queue", 0o700), ("dead-letter", 0o700), ("state", pass)] {
+        let path = dir(name);
+        disk::set_mode(&path, mode).map_err(|error| Error::Folder { path, error })?;
+    }
     Ok(Claim {
         root: root.to_path_buf(),
         lock,
         root_lock,
     })
+}
+
+impl Claim {
+    /// What names of this root have in common that must not clash with those of others.
+    fn key(&self) -> String {
+        let mut hash = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&self.root, &mut hash);
+        format!("{:016x}", std::hash::Hasher::finish(&hash))
+    }
 }
 
 /// Takes a lock, with patience for a daemon that has just been killed: a child that it was about
@@ -247,6 +267,7 @@ impl House {
                 batch_bytes: root.queue.batch_bytes,
             },
             flush: root.queue.flush,
+            cgroups: Cgroups::claim(&self.claim.key()),
             results: Some(Results::new(self.claim.root.join("results"))),
         })
     }

@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use crate::config;
 use crate::control;
 use crate::disk::OsDisk;
-use crate::files;
 use crate::lumberjack::server::BindError;
 use crate::lumberjack::server::MEMORY_BYTES_MAX;
 use crate::lumberjack::server::Memory;
@@ -57,6 +56,8 @@ pub enum Error {
         /// The root.
         root: PathBuf,
     },
+    /// The root is not safe from other users: see to its owners and modes.
+    Place(String),
     /// A folder cannot be made: see to permissions or to the disk.
     Folder {
         /// The folder.
@@ -92,6 +93,7 @@ impl fmt::Display for Error {
             Self::Folder { path, error } => {
                 write!(f, "cannot make the folder {}: {error}", path.display())
             }
+            Self::Place(why) => f.write_str(why),
             Self::Disk { path, error } => write!(f, "cannot use {}: {error}", path.display()),
             Self::Queue(error) => write!(f, "{error}"),
             Self::Receiver(error) => write!(f, "receiver: {error}"),
@@ -108,6 +110,7 @@ impl std::error::Error for Error {}
 /// # Errors
 /// See [`Error`]; nothing was run then. Must be called within a multi-thread tokio runtime.
 pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit, Error> {
+    config::check_place(&root.dir, process::own_uid()).map_err(Error::Place)?;
     let claim = house::claim(&root.dir)?;
     let signals = Signals::listen().map_err(Error::System)?;
     let memory = Memory::new(MEMORY_BYTES_MAX);
@@ -195,7 +198,7 @@ fn watch(root: &config::Root) -> io::Result<(Spool, mpsc::Receiver<Change>)> {
     let settings = spool::Settings {
         jobs: root.dir.join("jobs"),
         state: root.dir.join("state"),
-        daemon: files::own_uid()?,
+        daemon: process::own_uid(),
     };
     spool::start(settings, checks(root), Arc::new(OsDisk))
 }
@@ -207,5 +210,6 @@ fn checks(root: &config::Root) -> spool::Checks {
         rescan: root.rescan,
         defaults: root.defaults.clone(),
         outputs: house::output_names(root),
+        grants: root.grants.clone(),
     }
 }

@@ -5,6 +5,9 @@
 //! socket; when it ends, because the daemon dies or a [`Child`] is dropped, the shim ends all
 //! that the script left. The only place for `libc` and `unsafe`, besides `disk`. Must never know
 //! jobs, runs or what a script prints.
+//!
+//! A script is started as another user, within limits and in a cgroup of its own, and the shim
+//! is told all of that by the socket: see `wire`.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,6 +16,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 
@@ -21,10 +25,21 @@ use self::shim::Message;
 use crate::run::Exit;
 use crate::run::Order;
 
+mod cgroup;
+mod rights;
 mod shim;
 mod sys;
+mod wire;
 mod words;
 
+pub use self::cgroup::Can;
+pub use self::cgroup::Cgroups;
+pub use self::rights::Limits;
+pub use self::rights::Rights;
+pub use self::rights::Secret;
+pub use self::rights::User;
+pub use self::rights::as_user;
+pub use self::rights::group_named;
 pub use self::shim::SHIM_ARGUMENT;
 pub use self::shim::shim_main;
 
@@ -37,8 +52,26 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// Its whole environment: nothing else is added.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables whose values nobody but the script may see.
+    pub secrets: Vec<(OsString, SecretFrom)>,
     /// Its working directory.
     pub cwd: PathBuf,
+    /// As whom and within which limits.
+    pub rights: Rights,
+    /// The cgroup that is made for it, if one can be: see [`Cgroups::of_run`].
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Where the value of a secret comes from. Files are read at each start, by the script's own
+/// process, so that what is in them is never in the daemon's memory. One line end at the end is cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// From here.
+    Text(Secret),
+    /// From a file that is read with the rights of the script.
+    JobsFile(PathBuf),
+    /// From a file that is read with the rights of the daemon.
+    DaemonsFile(PathBuf),
 }
 
 /// Why not even a shim could be started: the machine or its limits, never the script.
@@ -106,6 +139,8 @@ pub struct Watch {
     shim: tokio::process::Child,
     control: UnixStream,
     command: Command,
+    /// Bytes for the shim that the socket did not take yet; at most one start and two orders.
+    unsent: Vec<u8>,
     /// Bytes of the control socket that are not a whole message yet.
     unread: Vec<u8>,
     facts: Facts,
@@ -128,6 +163,9 @@ struct Facts {
 /// When the machine has no descriptors, processes or memory left.
 pub fn spawn(shim: &std::path::Path, command: Command) -> Result<Child, SpawnError> {
     let failed = |step| move |error| SpawnError { step, error };
+    let unsent = wire::start_bytes(&command)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))
+        .map_err(failed("cannot pass on arguments and environment"))?;
     let (ours, theirs) = StdStream::pair().map_err(failed("cannot make a socket pair"))?;
     ours.set_nonblocking(true)
         .map_err(failed("cannot make a socket pair"))?;
@@ -137,11 +175,8 @@ pub fn spawn(shim: &std::path::Path, command: Command) -> Result<Child, SpawnErr
     let child = tokio::process::Command::new(shim)
         .arg0("spoolbeat")
         .arg(SHIM_ARGUMENT)
-        .arg(&command.cwd)
-        .arg(&command.program)
-        .args(&command.args)
+        // The shim has the daemon's rights: nothing that a job says may reach its environment.
         .env_clear()
-        .envs(command.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(stdout_writer))
         .stderr(Stdio::from(stderr_writer))
@@ -156,6 +191,7 @@ pub fn spawn(shim: &std::path::Path, command: Command) -> Result<Child, SpawnErr
             shim: child,
             control,
             command,
+            unsent,
             unread: Vec::with_capacity(4 * MESSAGE_BYTES),
             facts: Facts::default(),
         },
@@ -186,15 +222,32 @@ impl Watch {
     }
 
     /// Asks the shim for something. One that is gone has nothing left to do it to.
-    pub fn order(&self, order: Order) {
-        // The socket takes thousands of bytes and a run's orders are a handful.
-        drop(self.control.try_write(&[shim::order_byte(order)]));
+    pub fn order(&mut self, order: Order) {
+        self.unsent.push(shim::order_byte(order));
+        self.write();
+    }
+
+    /// Writes what the socket takes. An error means that the shim is gone, which reading tells.
+    fn write(&mut self) {
+        if let Ok(count) = self.control.try_write(&self.unsent) {
+            self.unsent.drain(..count);
+        }
     }
 
     async fn read(&mut self) {
         let mut bytes = [0; 4 * MESSAGE_BYTES];
-        if self.control.readable().await.is_err() {
+        let interest = match self.unsent.is_empty() {
+            true => Interest::READABLE,
+            false => Interest::READABLE | Interest::WRITABLE,
+        };
+        let Ok(ready) = self.control.ready(interest).await else {
             self.facts.ended = true;
+            return;
+        };
+        if ready.is_writable() {
+            self.write();
+        }
+        if !ready.is_readable() {
             return;
         }
         match self.control.try_read(&mut bytes) {
@@ -224,10 +277,9 @@ impl Watch {
                 self.facts.pid = Some(pid);
                 Some(Note::Started { pid })
             }
-            Message::CouldNotStart(stage, errno) => {
+            Message::CouldNotStart(failure) => {
                 self.facts.start_decided = true;
-                let error = io::Error::from_raw_os_error(errno);
-                let reason = words::could_not_start(stage, &error, &self.command);
+                let reason = words::could_not_start(failure, &self.command);
                 Some(Note::CouldNotStart { reason })
             }
             Message::Exited(exit) => {
@@ -268,6 +320,12 @@ impl Watch {
 #[must_use]
 pub fn signal_name(signal: i32) -> String {
     words::signal(signal)
+}
+
+/// The user that this process acts as (effective uid).
+#[must_use]
+pub fn own_uid() -> u32 {
+    User::own().uid
 }
 
 /// The path by which our own binary is started again. It names the file that runs now, also

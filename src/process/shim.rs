@@ -1,16 +1,18 @@
 //! The shim: the small process between the daemon and one script, started by re-exec of our own
-//! binary (`spoolbeat exec-shim CWD PROGRAM ARGS...`).
+//! binary (`spoolbeat exec-shim`, which is told the rest by `wire`).
 //!
-//! It prepares the script's process (session, umask, signals, rights), starts it, reports its
+//! It prepares the script's process (cgroup, session, limits, user, secrets, signals), starts it, reports its
 //! end, and ends everything that the script left behind, also when the daemon dies: it then reads
 //! the end of its control socket. It has one thread and no runtime, and it must never know
 //! jobs, runs or configuration.
 //!
-//! Control socket (descriptor 0 at the start): the daemon writes one byte per [`Order`], the shim
+//! Control socket (descriptor 0 at the start): the daemon writes the start, then one byte per [`Order`], the shim
 //! writes [`Message`]s of eight bytes. The shim leaves as soon as nothing of the script is left.
 
+use std::convert::Infallible;
+use std::ffi::CStr;
 use std::ffi::CString;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::fs::read_dir;
 use std::fs::read_to_string;
@@ -18,12 +20,21 @@ use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::sys::resource::Resource;
+
+use super::cgroup::Can;
+use super::cgroup::Group;
+use super::rights::Limits;
 use super::sys;
 use super::sys::Forked;
 use super::sys::Waited;
+use super::wire::START_BYTES_MAX;
+use super::wire::SecretFile;
+use super::wire::Start;
 use crate::clock;
 use crate::clock::Tick;
 use crate::run::Exit;
@@ -32,8 +43,8 @@ use crate::run::Order;
 /// The first argument that makes our binary a shim.
 pub const SHIM_ARGUMENT: &str = "exec-shim";
 
-/// What scripts make is not readable by everybody.
-const SCRIPT_UMASK: u32 = 0o027;
+/// Largest secret: keys and tokens have kilobytes, and an environment variable at most 128 KiB.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a sweep may take. Only a process that the kernel holds (a dead network disk) needs
 /// more than milliseconds; it is left to die with its KILL pending, and counted.
@@ -67,6 +78,14 @@ pub(super) enum Stage {
     Fork,
     /// The new process could not be prepared.
     Prepare,
+    /// The run's cgroup could not be made or entered.
+    Cgroup,
+    /// A limit could not be set.
+    Limit,
+    /// The user could not be become.
+    User,
+    /// A secret could not be read.
+    Secret,
     /// The working directory could not be entered.
     Cwd,
     /// The program could not be executed.
@@ -74,7 +93,17 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Shim, Self::Fork, Self::Prepare, Self::Cwd, Self::Exec];
+    const ALL: [Self; 9] = [
+        Self::Shim,
+        Self::Fork,
+        Self::Prepare,
+        Self::Cgroup,
+        Self::Limit,
+        Self::User,
+        Self::Secret,
+        Self::Cwd,
+        Self::Exec,
+    ];
 
     fn byte(self) -> u8 {
         self as u8
@@ -85,13 +114,34 @@ impl Stage {
     }
 }
 
+/// Why there is no script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// At which step.
+    pub(super) stage: Stage,
+    /// Which of several of its kind: the secret, by its place among those that are files.
+    pub(super) which: u16,
+    /// The system's error number.
+    pub(super) errno: i32,
+}
+
+impl Failure {
+    fn at(stage: Stage) -> impl Fn(io::Error) -> Self {
+        move |error| Self {
+            stage,
+            which: 0,
+            errno: error.raw_os_error().unwrap_or(0),
+        }
+    }
+}
+
 /// What the shim tells the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Message {
     /// The script runs, as this process, which leads a group of the same number.
     Started(i32),
-    /// There is no script; the system's error number.
-    CouldNotStart(Stage, i32),
+    /// There is no script.
+    CouldNotStart(Failure),
     /// The script's own process has ended.
     Exited(Exit),
     /// So many processes outlived the sweep.
@@ -103,59 +153,56 @@ pub(super) const MESSAGE_BYTES: usize = 8;
 
 impl Message {
     fn to_bytes(self) -> [u8; MESSAGE_BYTES] {
-        let (kind, stage, number) = match self {
-            Self::Started(pid) => (b'S', 0, pid),
-            Self::CouldNotStart(stage, errno) => (b'F', stage.byte(), errno),
-            Self::Exited(Exit::Code(code)) => (b'X', 0, code),
-            Self::Exited(Exit::Signal(signal)) => (b'G', 0, signal),
-            Self::Left(count) => (b'L', 0, i32::try_from(count).unwrap_or(i32::MAX)),
+        let (kind, stage, which, number) = match self {
+            Self::Started(pid) => (b'S', 0, 0, pid),
+            Self::CouldNotStart(why) => (b'F', why.stage.byte(), why.which, why.errno),
+            Self::Exited(Exit::Code(code)) => (b'X', 0, 0, code),
+            Self::Exited(Exit::Signal(signal)) => (b'G', 0, 0, signal),
+            Self::Exited(Exit::OutOfMemory) => (b'O', 0, 0, 0),
+            Self::Left(count) => (b'L', 0, 0, i32::try_from(count).unwrap_or(i32::MAX)),
         };
-        let [a, b, c, d] = number.to_be_bytes();
-        [kind, stage, 0, 0, a, b, c, d]
+        let ([w, v], [a, b, c, d]) = (which.to_be_bytes(), number.to_be_bytes());
+        [kind, stage, w, v, a, b, c, d]
     }
 
     /// Reads a message; `None` when it is none.
     pub(super) fn from_bytes(bytes: [u8; MESSAGE_BYTES]) -> Option<Self> {
-        let [kind, stage, _, _, a, b, c, d] = bytes;
+        let [kind, stage, w, v, a, b, c, d] = bytes;
         let number = i32::from_be_bytes([a, b, c, d]);
         match kind {
             b'S' => Some(Self::Started(number)),
-            b'F' => Some(Self::CouldNotStart(Stage::from_byte(stage)?, number)),
+            b'F' => Some(Self::CouldNotStart(Failure {
+                stage: Stage::from_byte(stage)?,
+                which: u16::from_be_bytes([w, v]),
+                errno: number,
+            })),
             b'X' => Some(Self::Exited(Exit::Code(number))),
             b'G' => Some(Self::Exited(Exit::Signal(number))),
+            b'O' => Some(Self::Exited(Exit::OutOfMemory)),
             b'L' => Some(Self::Left(u32::try_from(number).ok()?)),
             _ => None,
         }
     }
 }
 
-/// Runs as a shim; `args` are those after [`SHIM_ARGUMENT`]. Returns the exit code when nothing
-/// of the script is left. Call it before the program starts threads or opens anything.
-pub fn shim_main(args: impl Iterator<Item = OsString>) -> i32 {
-    let mut texts = args.map(|arg| CString::new(arg.into_vec()));
-    let (Some(Ok(cwd)), Some(Ok(program))) = (texts.next(), texts.next()) else {
-        return 2;
-    };
-    let mut argv = vec![program];
-    for text in texts {
-        let Ok(text) = text else { return 2 };
-        argv.push(text);
-    }
+/// Runs as a shim. Returns the exit code when nothing of the script is left. Call it before the
+/// program starts threads or opens anything.
+pub fn shim_main() -> i32 {
     sys::close_from(3);
     let Ok(control) = sys::duplicate(0) else {
         return 1;
     };
     let mut control = Control(File::from(control));
-    match start(&cwd, &argv) {
-        Ok((leader, children)) => {
+    let Some(order) = control.hear_start() else {
+        return 1;
+    };
+    match start(&order) {
+        Ok((leader, children, group)) => {
             control.tell(Message::Started(leader));
-            Watch::new(leader, control, children).run()
+            Watch::new(leader, control, children, group).run()
         }
-        Err((stage, error)) => {
-            control.tell(Message::CouldNotStart(
-                stage,
-                error.raw_os_error().unwrap_or(0),
-            ));
+        Err(failure) => {
+            control.tell(Message::CouldNotStart(failure));
             1
         }
     }
@@ -169,86 +216,188 @@ impl Control {
         // A daemon that is gone is noticed by the next read, which then sees the end.
         drop(self.0.write_all(&message.to_bytes()));
     }
+
+    /// What is to be started; `None` when the daemon is gone already.
+    fn hear_start(&mut self) -> Option<Start> {
+        let mut length = [0; size_of::<u64>()];
+        self.0.read_exact(&mut length).ok()?;
+        let length = usize::try_from(u64::from_be_bytes(length)).ok()?;
+        let mut bytes = vec![0; Some(length).filter(|length| *length <= START_BYTES_MAX)?];
+        self.0.read_exact(&mut bytes).ok()?;
+        Start::from_bytes(&bytes)
+    }
 }
 
-type Failure = (Stage, io::Error);
-
-/// Prepares the shim, starts the script; gives its process id and the descriptor that tells of
-/// children's ends.
-fn start(cwd: &CString, argv: &[CString]) -> Result<(i32, OwnedFd), Failure> {
-    let shim = |error| (Stage::Shim, error);
+/// Prepares the shim, starts the script; gives its process id, the descriptor that tells of
+/// children's ends, and the group that the script is in.
+fn start(order: &Start) -> Result<(i32, OwnedFd, Option<Group>), Failure> {
+    let shim = Failure::at(Stage::Shim);
     sys::set_name(c"spoolbeat-shim");
     let null: OwnedFd = File::options()
         .read(true)
         .write(true)
         .open("/dev/null")
-        .map_err(shim)?
+        .map_err(&shim)?
         .into();
-    sys::duplicate_onto(&null, 0).map_err(shim)?;
-    sys::become_subreaper().map_err(shim)?;
-    let children = sys::watch_children().map_err(shim)?;
-    let (mut failure, report) = io::pipe().map_err(shim)?;
-    let me = i32::try_from(std::process::id()).unwrap_or(0);
-    let leader = match sys::fork().map_err(|error| (Stage::Fork, error))? {
-        Forked::Parent(pid) => pid,
-        Forked::Child => become_script(me, cwd, argv, report),
+    sys::duplicate_onto(&null, 0).map_err(&shim)?;
+    sys::become_subreaper().map_err(&shim)?;
+    let children = sys::watch_children().map_err(&shim)?;
+    let (group, can) = match &order.cgroup {
+        None => (None, Can::default()),
+        Some(dir) => Group::make(as_path(dir), &order.limits)
+            .map(|(group, can)| (Some(group), can))
+            .map_err(Failure::at(Stage::Cgroup))?,
     };
-    drop(report);
-    // The script's pipes must end with the script, not with us.
-    sys::duplicate_onto(&null, 1).map_err(shim)?;
-    sys::duplicate_onto(&null, 2).map_err(shim)?;
-    // The other end closes at exec, so no report means that it runs.
-    let mut told = [0; MESSAGE_BYTES];
-    match failure.read_exact(&mut told) {
-        Err(_) => Ok((leader, children)),
-        Ok(()) => match Message::from_bytes(told) {
-            Some(Message::CouldNotStart(stage, errno)) => {
-                Err((stage, io::Error::from_raw_os_error(errno)))
-            }
-            _ => Err((Stage::Prepare, io::Error::from_raw_os_error(0))),
-        },
+    let started = start_in(order, group.as_ref(), can, &null);
+    match (started, group) {
+        (Ok(leader), group) => Ok((leader, children, group)),
+        (Err(failure), group) => {
+            group.iter().for_each(Group::remove);
+            Err(failure)
+        }
     }
 }
 
-/// In the forked process: becomes the script, or says why not.
-fn become_script(shim: i32, cwd: &CString, argv: &[CString], mut report: io::PipeWriter) -> ! {
-    let (stage, error) = prepare_and_exec(shim, cwd, argv);
-    let errno = error.raw_os_error().unwrap_or(0);
-    drop(report.write_all(&Message::CouldNotStart(stage, errno).to_bytes()));
-    sys::exit_now(127)
+fn as_path(text: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(text.to_bytes()))
 }
 
-fn prepare_and_exec(shim: i32, cwd: &CString, argv: &[CString]) -> Failure {
-    match prepare(shim, cwd) {
-        Err(failure) => failure,
+fn start_in(
+    order: &Start,
+    group: Option<&Group>,
+    can: Can,
+    null: &OwnedFd,
+) -> Result<i32, Failure> {
+    let shim = Failure::at(Stage::Shim);
+    let (mut failure, mut report) = io::pipe().map_err(&shim)?;
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    let leader = match sys::fork().map_err(Failure::at(Stage::Fork))? {
+        Forked::Parent(pid) => pid,
+        Forked::Child => {
+            let Err(failure) = become_script(me, order, group, can);
+            drop(report.write_all(&Message::CouldNotStart(failure).to_bytes()));
+            sys::exit_now(127)
+        }
+    };
+    drop(report);
+    // The script's pipes must end with the script, not with us.
+    sys::duplicate_onto(null, 1).map_err(&shim)?;
+    sys::duplicate_onto(null, 2).map_err(&shim)?;
+    // The other end closes at exec, so no report means that it runs.
+    let mut told = [0; MESSAGE_BYTES];
+    match failure.read_exact(&mut told) {
+        Err(_) => Ok(leader),
         Ok(()) => {
-            let mut tries = 1;
-            loop {
-                let error = sys::exec(&argv[0], argv);
-                if error.raw_os_error() != Some(libc::ETXTBSY) || tries == BUSY_TRIES {
-                    return (Stage::Exec, error);
-                }
-                tries += 1;
+            while !matches!(sys::reap_one(), Waited::Ended(..) | Waited::Childless) {
                 clock::pause(BUSY_PAUSE);
+            }
+            match Message::from_bytes(told) {
+                Some(Message::CouldNotStart(failure)) => Err(failure),
+                _ => Err(Failure::at(Stage::Prepare)(io::Error::other("no reason"))),
             }
         }
     }
 }
 
-fn prepare(shim: i32, cwd: &CString) -> Result<(), Failure> {
-    let prepare = |error| (Stage::Prepare, error);
-    sys::new_session().map_err(prepare)?;
-    sys::die_with_parent().map_err(prepare)?;
+/// In the forked process: becomes the script, or says why not. The order matters: what needs the
+/// daemon's rights comes before they are given up, what the job names comes after.
+fn become_script(
+    shim: i32,
+    order: &Start,
+    group: Option<&Group>,
+    can: Can,
+) -> Result<Infallible, Failure> {
+    let prepare = Failure::at(Stage::Prepare);
+    if let Some(group) = group {
+        group.join().map_err(Failure::at(Stage::Cgroup))?;
+    }
+    sys::new_session().map_err(&prepare)?;
+    sys::set_umask(order.umask);
+    limit(&order.limits, can).map_err(Failure::at(Stage::Limit))?;
+    let mut secrets = Vec::new();
+    read_secrets(order, true, &mut secrets)?;
+    sys::refuse_new_privileges().map_err(&prepare)?;
+    if let Some(user) = &order.user {
+        sys::become_user(user.uid, user.gid, &user.groups).map_err(Failure::at(Stage::User))?;
+    }
+    // A change of user clears it, so it comes after.
+    sys::die_with_parent().map_err(&prepare)?;
     // A shim that died before the line above sends no signal any more.
     if sys::parent_id() != shim {
         sys::exit_now(127);
     }
-    sys::refuse_new_privileges().map_err(prepare)?;
-    sys::set_umask(SCRIPT_UMASK);
-    let cwd = OsString::from_vec(cwd.as_bytes().to_vec());
-    std::env::set_current_dir(Path::new(&cwd)).map_err(|error| (Stage::Cwd, error))?;
+    read_secrets(order, false, &mut secrets)?;
+    std::env::set_current_dir(as_path(&order.cwd)).map_err(Failure::at(Stage::Cwd))?;
     sys::default_signals();
+    let env: Vec<CString> = order.env.iter().cloned().chain(secrets).collect();
+    let mut tries = 1;
+    loop {
+        let error = sys::exec(&order.argv, &env);
+        if error.raw_os_error() != Some(libc::ETXTBSY) || tries == BUSY_TRIES {
+            return Err(Failure::at(Stage::Exec)(error));
+        }
+        tries += 1;
+        clock::pause(BUSY_PAUSE);
+    }
+}
+
+/// Sets the limits of this process; those that its group keeps for all together are not set twice.
+fn limit(limits: &Limits, can: Can) -> io::Result<()> {
+    let memory = limits.memory.filter(|_| !can.memory);
+    let processes = limits.processes.filter(|_| !can.pids);
+    for (resource, most) in [
+        (Resource::RLIMIT_DATA, memory),
+        (Resource::RLIMIT_NPROC, processes),
+        (Resource::RLIMIT_NOFILE, limits.open_files),
+        (Resource::RLIMIT_FSIZE, limits.file_size),
+        (Resource::RLIMIT_CORE, Some(limits.core)),
+    ] {
+        if let Some(most) = most {
+            sys::set_limit(resource, most)?;
+        }
+    }
     Ok(())
+}
+
+/// Reads the secrets that are files of the daemon, or those of the job, as `NAME=value`.
+fn read_secrets(order: &Start, daemons: bool, into: &mut Vec<CString>) -> Result<(), Failure> {
+    for (place, secret) in order.files.iter().enumerate() {
+        if secret.is_daemons == daemons {
+            let variable = read_secret(secret).map_err(|error| Failure {
+                which: u16::try_from(place).unwrap_or(u16::MAX),
+                ..Failure::at(Stage::Secret)(error)
+            })?;
+            into.push(variable);
+        }
+    }
+    Ok(())
+}
+
+fn read_secret(secret: &SecretFile) -> io::Result<CString> {
+    let refuse = |errno| Err(io::Error::from_raw_os_error(errno));
+    // Links are followed: with the job's own rights they lead nowhere that it could not read itself.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(as_path(&secret.path))?;
+    if !file.metadata()?.is_file() {
+        return refuse(libc::EISDIR);
+    }
+    let mut value = Vec::new();
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut value)?;
+    if value.len() as u64 > SECRET_BYTES_MAX {
+        return refuse(libc::EFBIG);
+    }
+    if value.last() == Some(&b'\n') {
+        value.pop();
+        if value.last() == Some(&b'\r') {
+            value.pop();
+        }
+    }
+    let mut variable = secret.name.as_bytes().to_vec();
+    variable.push(b'=');
+    variable.extend_from_slice(&value);
+    CString::new(variable).or_else(|_| refuse(libc::EILSEQ))
 }
 
 /// The shim while its script runs.
@@ -258,16 +407,19 @@ struct Watch {
     control: Control,
     /// Readable when a child has changed.
     children: File,
+    /// What the script and all that it starts are in.
+    group: Option<Group>,
     /// Set by the first KILL: until when everything must be gone.
     sweep_until: Option<Tick>,
 }
 
 impl Watch {
-    fn new(leader: i32, control: Control, children: OwnedFd) -> Self {
+    fn new(leader: i32, control: Control, children: OwnedFd, group: Option<Group>) -> Self {
         Self {
             leader: Some(leader),
             control,
             children: File::from(children),
+            group,
             sweep_until: None,
         }
     }
@@ -275,6 +427,7 @@ impl Watch {
     fn run(mut self) -> i32 {
         loop {
             if self.reap() {
+                self.group.iter().for_each(Group::remove);
                 return 0;
             }
             if let Some(until) = self.sweep_until {
@@ -313,6 +466,11 @@ impl Watch {
             match sys::reap_one() {
                 Waited::Ended(pid, exit) if self.leader == Some(pid) => {
                     self.leader = None;
+                    let memory = self.group.as_ref().is_some_and(Group::was_out_of_memory);
+                    let exit = match exit {
+                        Exit::Signal(libc::SIGKILL) if memory => Exit::OutOfMemory,
+                        exit => exit,
+                    };
                     self.control.tell(Message::Exited(exit));
                 }
                 Waited::Ended(..) => {}
@@ -344,9 +502,10 @@ impl Watch {
         }
     }
 
-    /// KILLs the group and every child. Only children are aimed at, never grandchildren: the
+    /// KILLs the cgroup, the process group and every child. Only children are aimed at, never grandchildren: the
     /// number of an unreaped child cannot be another process. Theirs become ours when they die.
     fn kill_all(&self) {
+        self.group.iter().for_each(Group::kill);
         if let Some(leader) = self.leader {
             sys::signal_group(leader, libc::SIGKILL);
         }
@@ -405,13 +564,16 @@ mod tests {
             Message::Started(4_194_304),
             Message::Exited(Exit::Code(255)),
             Message::Exited(Exit::Signal(9)),
+            Message::Exited(Exit::OutOfMemory),
             Message::Left(3),
         ];
-        all.extend(
-            Stage::ALL
-                .into_iter()
-                .map(|stage| Message::CouldNotStart(stage, libc::ENOENT)),
-        );
+        all.extend(Stage::ALL.into_iter().map(|stage| {
+            Message::CouldNotStart(Failure {
+                stage,
+                which: 258,
+                errno: libc::ENOENT,
+            })
+        }));
         for message in all {
             assert_eq!(Message::from_bytes(message.to_bytes()), Some(message));
         }

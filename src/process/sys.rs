@@ -12,6 +12,12 @@ use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
+use nix::unistd::Gid;
+use nix::unistd::Uid;
+
 use crate::run::Exit;
 
 /// Which side of a fork the caller is on.
@@ -105,6 +111,104 @@ pub(super) fn refuse_new_privileges() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
 }
 
+/// Gives the calling thread, and no other of this process, the effective id, group and groups of a
+/// user. With the effective id go the effective capabilities. There is no way back: let the thread end.
+pub(super) fn borrow_rights(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    /// Leaves an id as it is.
+    const KEEP: u32 = u32::MAX;
+    let done = |result: libc::c_long| {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // The library's own functions would change all threads; the kernel's change the calling one.
+    // SAFETY: the list outlives the call and is as long as said; the other calls take numbers only.
+    unsafe {
+        done(libc::syscall(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr(),
+        ))?;
+        done(libc::syscall(libc::SYS_setresgid, KEEP, gid, KEEP))?;
+        done(libc::syscall(libc::SYS_setresuid, KEEP, uid, KEEP))?;
+    }
+    let now = (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    );
+    if now != (uid, gid) {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
+}
+
+/// Becomes a user for good: groups, group, user, each checked and then verified; no capability is
+/// left, nor any that an exec could give back.
+pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    if !uid.is_root() {
+        drop_bounding_set();
+    }
+    nix::unistd::setgroups(&groups)?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    let refused = || io::Error::from_raw_os_error(libc::EPERM);
+    let (users, group_ids) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    let is_user = [users.real, users.effective, users.saved] == [uid; 3];
+    let is_group = [group_ids.real, group_ids.effective, group_ids.saved] == [gid; 3];
+    let mut now = nix::unistd::getgroups()?;
+    let mut wanted = groups;
+    now.sort_by_key(|group| group.as_raw());
+    wanted.sort_by_key(|group| group.as_raw());
+    wanted.dedup();
+    now.dedup();
+    if !is_user || !is_group || now != wanted {
+        return Err(refused());
+    }
+    if !uid.is_root() {
+        drop_capabilities()?;
+        if nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
+            return Err(refused());
+        }
+    }
+    Ok(())
+}
+
+/// Takes away what an exec could give. Refusals are passed over: `no_new_privs` forbids it as well.
+fn drop_bounding_set() {
+    /// The kernel has 41 of at most 64.
+    const LAST: libc::c_ulong = 63;
+    for capability in 0..=LAST {
+        // SAFETY: numbers only.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+}
+
+/// Empties all three capability sets of this process, and with them the ambient one.
+fn drop_capabilities() -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words to a set.
+    const VERSION: u32 = 0x2008_0522;
+    let header = [VERSION, 0];
+    let sets = [0_u32; 6];
+    // SAFETY: both have the sizes that this version is defined to have, and outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sets a limit of this process, and the limit of that limit; more than may be had becomes what
+/// may be had.
+pub(super) fn set_limit(resource: Resource, most: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(resource)?;
+    let most = most.min(hard);
+    Ok(setrlimit(resource, most, most)?)
+}
+
 /// A new session and process group, without a terminal.
 pub(super) fn new_session() -> io::Result<()> {
     // SAFETY: no arguments.
@@ -168,20 +272,48 @@ pub(super) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Becomes `program`: a path when it has a slash, else looked up on PATH. Returns only on failure.
-pub(super) fn exec(program: &CString, args: &[CString]) -> io::Error {
-    let mut argv: Vec<*const libc::c_char> = args.iter().map(|arg| arg.as_ptr()).collect();
-    argv.push(std::ptr::null());
-    // SAFETY: both are null-terminated and outlive the call. `execv` for paths, since `execvp`
-    // would feed a file without a `#!` line to the shell.
-    unsafe {
-        if program.as_bytes().contains(&b'/') {
-            libc::execv(program.as_ptr(), argv.as_ptr());
-        } else {
-            libc::execvp(program.as_ptr(), argv.as_ptr());
+/// Becomes the program `args` begins with, a path when it has a slash, else looked up on the PATH
+/// of `env`, which becomes its environment. Returns only on failure.
+pub(super) fn exec(args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        let all = texts.iter().map(|text| text.as_ptr());
+        all.chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(args), pointers(env));
+    let name = args.first().map_or(&[][..], |name| name.as_bytes());
+    let path = env
+        .iter()
+        .find_map(|text| text.as_bytes().strip_prefix(b"PATH="));
+    let folders: Vec<&[u8]> = match path {
+        _ if name.contains(&b'/') => vec![b""],
+        // Empty ones would mean the working directory, which is the job's.
+        Some(path) => path
+            .split(|byte| *byte == b':')
+            .filter(|dir| !dir.is_empty())
+            .collect(),
+        None => Vec::new(),
+    };
+    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+    for folder in folders {
+        let mut file = folder.to_vec();
+        if !folder.is_empty() {
+            file.push(b'/');
+        }
+        file.extend_from_slice(name);
+        let Ok(file) = CString::new(file) else {
+            continue;
+        };
+        // SAFETY: all are null-terminated and outlive the call. Not `execvp`, since that would
+        // feed a file without a `#!` line to the shell.
+        unsafe { libc::execve(file.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => worst = error,
+            _ => return error,
         }
     }
-    io::Error::last_os_error()
+    worst
 }
 
 /// Ends this process at once, running nothing of what the fork copied.

@@ -10,22 +10,54 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use super::Command;
+use super::SecretFrom;
+use super::shim::Failure;
 use super::shim::Stage;
 
 /// How much of a script is looked at: the kernel itself reads 256 bytes for a `#!` line.
 const HEAD_BYTES: u64 = 256;
 
 /// The reason for people: what was refused, why, and what helps.
-pub(super) fn could_not_start(stage: Stage, error: &io::Error, command: &Command) -> String {
-    match stage {
+pub(super) fn could_not_start(failure: Failure, command: &Command) -> String {
+    let error = io::Error::from_raw_os_error(failure.errno);
+    let user = &command.rights.user.name;
+    match failure.stage {
         Stage::Shim | Stage::Prepare => format!("the process could not be prepared: {error}"),
         Stage::Fork => format!("no process could be made: {error} (see TasksMax and ulimit -u)"),
+        Stage::Cgroup => format!("its cgroup could not be made: {error}"),
+        Stage::Limit => format!("its limits could not be set: {error}"),
+        Stage::User => format!(
+            "it could not become user {user}: {error}; only a daemon of root may start jobs of others"
+        ),
+        Stage::Secret => refused_secret(failure, &error, command),
         Stage::Cwd => format!(
-            "its working directory {} cannot be entered: {error}",
+            "its working directory {} cannot be entered by user {user}: {error}",
             command.cwd.display()
         ),
-        Stage::Exec => refused_exec(error, command),
+        Stage::Exec => refused_exec(&error, command),
     }
+}
+
+fn refused_secret(failure: Failure, error: &io::Error, command: &Command) -> String {
+    let files = command
+        .secrets
+        .iter()
+        .filter_map(|(name, from)| match from {
+            SecretFrom::JobsFile(path) | SecretFrom::DaemonsFile(path) => Some((name, path)),
+            SecretFrom::Text(_) => None,
+        });
+    let Some((name, path)) = files.clone().nth(failure.which.into()) else {
+        return format!("a secret cannot be read: {error}");
+    };
+    let why = match failure.errno {
+        libc::EISDIR => "it is not a plain file".to_owned(),
+        libc::EFBIG => "it is larger than 64 KiB".to_owned(),
+        libc::EILSEQ => "it holds a NUL, which no variable can".to_owned(),
+        libc::EACCES => format!("user {} may not read it", command.rights.user.name),
+        _ => error.to_string(),
+    };
+    let (name, path) = (name.to_string_lossy(), path.display());
+    format!("its secret {name} cannot be read from {path}: {why}")
 }
 
 fn refused_exec(error: &io::Error, command: &Command) -> String {
@@ -59,6 +91,10 @@ fn refused_exec(error: &io::Error, command: &Command) -> String {
         Some(libc::EACCES) if is_path && !is_executable(&path) => {
             format!("{program} is not executable: chmod +x it, or set `language`")
         }
+        Some(libc::EAGAIN) => format!(
+            "user {} has as many processes as limits.processes allows",
+            command.rights.user.name
+        ),
         Some(libc::EACCES) => format!(
             "{program} may not be executed: look at the rights of its folders, of its interpreter, and for a `noexec` mount"
         ),

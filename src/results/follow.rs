@@ -98,7 +98,7 @@ mod tests {
         let path = dir.path().join("stdout");
         let mut follow = Follow::default();
         assert_eq!(follow.look(&path).unwrap(), Printed::default());
-        let mut output = Output::new(path.clone());
+        let mut output = Output::new(path.clone(), None);
         let all: Vec<u8> = (0..400_000_u32)
             .flat_map(|n| format!("{n}\n").into_bytes())
             .collect();

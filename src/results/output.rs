@@ -30,6 +30,8 @@ const REFRESH: Duration = Duration::from_secs(5);
 pub(super) struct Output {
     file: Target,
     path: PathBuf,
+    /// Who may read it besides us.
+    group: Option<u32>,
     head_bytes: u64,
     head_last: u8,
     /// The last bytes of those behind the head.
@@ -60,10 +62,11 @@ enum Freshness {
 
 impl Output {
     /// An output that goes to the file `path`, which must not exist.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf, group: Option<u32>) -> Self {
         Self {
             file: Target::Unmade,
             path,
+            group,
             head_bytes: 0,
             head_last: b'\n',
             tail: VecDeque::new(),
@@ -107,7 +110,7 @@ impl Output {
     }
 
     fn make(&mut self) -> Result<(), String> {
-        match disk::create_shared(&self.path) {
+        match disk::create_shared(&self.path, self.group) {
             Ok(file) => {
                 self.file = Target::File(file);
                 Ok(())

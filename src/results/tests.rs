@@ -27,6 +27,7 @@ fn start(home: &Home, run: &RunId) -> RunFiles {
         generation: "0123456789abcdef",
         trigger: Trigger::Schedule,
         scheduled_at: None,
+        group: None,
         at: T0,
     })
 }

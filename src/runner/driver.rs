@@ -15,6 +15,7 @@ use super::Progress;
 use super::Spec;
 use crate::clock;
 use crate::clock::Tick;
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
 use crate::event::Seq;
@@ -394,8 +395,8 @@ impl Driver {
         }
     }
 
-    fn order(&self, order: Order) {
-        if let Some(watch) = &self.watch {
+    fn order(&mut self, order: Order) {
+        if let Some(watch) = &mut self.watch {
             watch.order(order);
         }
     }
@@ -412,6 +413,7 @@ impl Driver {
 
     fn spawn(&mut self) {
         let spec = &self.spec;
+        let user = &spec.job.rights.user;
         self.files = self.host.results.as_ref().map(|results| {
             results.start(&Started {
                 job: &spec.job.name,
@@ -419,6 +421,7 @@ impl Driver {
                 generation: &spec.job.generation,
                 trigger: spec.trigger,
                 scheduled_at: spec.scheduled_at,
+                group: (!user.is_own()).then_some(user.gid),
                 at: self.started_at,
             })
         });
@@ -432,16 +435,22 @@ impl Driver {
     }
 
     fn start_script(&mut self) -> Result<Watch, String> {
-        let state_dir = &self.spec.state_dir;
-        OsDisk.make_dir(state_dir).map_err(|error| {
+        let (state_dir, user) = (&self.spec.state_dir, &self.spec.job.rights.user);
+        let made = match user.is_own() {
+            true => OsDisk.make_dir(state_dir),
+            false => disk::make_dir_of(state_dir, user.uid, user.gid),
+        };
+        made.map_err(|error| {
             format!("its folder {} cannot be made: {error}", state_dir.display())
         })?;
-        let command = environment::command(
+        let mut command = environment::command(
             &self.spec,
             self.started_at,
             self.files.as_ref().map(RunFiles::dir),
             &self.host.environment,
-        );
+        )?;
+        let cgroups = self.host.cgroups.as_ref();
+        command.cgroup = cgroups.map(|cgroups| cgroups.of_run(self.spec.run.as_str()));
         let child = process::spawn(&self.host.shim, command).map_err(|error| error.to_string())?;
         self.output.open(child.stdout, child.stderr);
         Ok(child.watch)
@@ -558,6 +567,7 @@ impl Driver {
             (_, Some(Exit::Code(code))) if outcome == Outcome::Failed => {
                 format!("exit code {code}")
             }
+            (Outcome::Oom, _) => "used more memory than limits.memory allows".to_owned(),
             (_, Some(Exit::Signal(signal))) if outcome == Outcome::Signalled => {
                 format!("ended by {}", process::signal_name(signal))
             }

@@ -9,27 +9,33 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::job::Cwd;
+use crate::job::SecretSource;
 use crate::process::Command;
+use crate::process::Secret;
+use crate::process::SecretFrom;
 use crate::runner::Spec;
 use crate::units::Timestamp;
 
 /// Where programs are looked up when the daemon itself has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Variables that scripts get from the daemon's own environment, if it has them.
-const PASSED_ALWAYS: [&str; 3] = ["USER", "HOME", "TZ"];
-
 /// Begins a reference to one of a run's own variables in `args` and `env`.
 const REFERENCE: &str = "${SPOOLBEAT_";
 
+/// Where systemd puts the credentials of a service, by systemd.exec(5).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// The command of a run that starts at `started_at` and has its results in `result_dir`, where
 /// `daemon` is the daemon's own environment.
+///
+/// # Errors
+/// In words: a secret is not where it should be.
 pub(super) fn command(
     spec: &Spec,
     started_at: Timestamp,
     result_dir: Option<&Path>,
     daemon: &BTreeMap<OsString, OsString>,
-) -> Command {
+) -> Result<Command, String> {
     let script = &spec.task.script;
     let own = own_variables(spec, started_at, result_dir);
     let file = spec.job.folder.join(&script.run);
@@ -43,14 +49,44 @@ pub(super) fn command(
         None => file.into(),
     };
     args.extend(script.args.iter().map(|arg| filled(arg, &own).into()));
-    Command {
+    let secrets = script.secrets.iter();
+    Ok(Command {
         program,
         args,
         env: environment(spec, own, daemon),
+        secrets: secrets
+            .map(|(name, source)| Ok((name.into(), secret(name, source, daemon)?)))
+            .collect::<Result<_, String>>()?,
         cwd: match script.cwd {
             Cwd::Job => spec.job.folder.clone(),
             Cwd::State => spec.state_dir.clone(),
         },
+        rights: spec.job.rights.clone(),
+        cgroup: None,
+    })
+}
+
+fn secret(
+    name: &str,
+    source: &SecretSource,
+    daemon: &BTreeMap<OsString, OsString>,
+) -> Result<SecretFrom, String> {
+    match source {
+        SecretSource::File(path) => Ok(SecretFrom::JobsFile(path.clone())),
+        SecretSource::Env(variable) => daemon
+            .get(OsStr::new(variable))
+            .map(|value| SecretFrom::Text(Secret::new(value.clone())))
+            .ok_or_else(|| {
+                format!("its secret {name}: {variable} is not in the daemon's environment")
+            }),
+        SecretSource::Credential(credential) => daemon
+            .get(OsStr::new(CREDENTIALS))
+            .map(|folder| SecretFrom::DaemonsFile(Path::new(folder).join(credential)))
+            .ok_or_else(|| {
+                format!(
+                    "its secret {name}: the daemon has no credentials; give it some, like LoadCredential={credential}:/etc/spoolbeat/{credential} in its unit"
+                )
+            }),
     }
 }
 
@@ -104,9 +140,20 @@ fn environment(
         ("PYTHONUNBUFFERED".into(), "1".into()),
         ("PYTHONDONTWRITEBYTECODE".into(), "1".into()),
     ]);
-    let passed = PASSED_ALWAYS
-        .into_iter()
-        .chain(["PATH"])
+    let user = &spec.job.rights.user;
+    let ours: &[&str] = match &user.home {
+        // Another user: it has a name and a home of its own.
+        Some(home) => {
+            env.insert("HOME".into(), home.clone().into());
+            env.insert("USER".into(), OsString::from(&user.name));
+            env.insert("LOGNAME".into(), OsString::from(&user.name));
+            &["PATH", "TZ"]
+        }
+        None => &["PATH", "TZ", "USER", "HOME"],
+    };
+    let passed = ours
+        .iter()
+        .copied()
         .chain(script.pass_env.iter().map(String::as_str))
         .map(OsStr::new);
     for name in passed {

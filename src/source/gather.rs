@@ -188,11 +188,7 @@ impl Gather {
     /// interrupted run were another daemon's to know.
     pub fn run_ended(&mut self, end: &End<'_>) {
         self.run.n += 1;
-        let (exit_code, signal) = match end.exit {
-            Some(Exit::Code(code)) => (Some(code), None),
-            Some(Exit::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
+        let (exit_code, signal) = end.exit.map(Exit::code_or_signal).unwrap_or_default();
         let told = RunEnd {
             started_at: end.started_at,
             at: end.at,
@@ -292,9 +288,11 @@ const fn verdict(outcome: Outcome) -> Verdict {
     match outcome {
         Outcome::Success => Verdict::Success,
         Outcome::Killed | Outcome::Interrupted => Verdict::Unknown,
-        Outcome::Failed | Outcome::Signalled | Outcome::TimedOut | Outcome::CouldNotStart => {
-            Verdict::Failure
-        }
+        Outcome::Failed
+        | Outcome::Signalled
+        | Outcome::Oom
+        | Outcome::TimedOut
+        | Outcome::CouldNotStart => Verdict::Failure,
     }
 }
 

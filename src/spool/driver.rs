@@ -26,10 +26,14 @@ use super::watch::Watch;
 use super::watches::Watches;
 use crate::clock;
 use crate::clock::Tick;
+use crate::config;
 use crate::config::Defaults;
+use crate::config::Grants;
 use crate::config::Problem;
+use crate::config::Standing;
 use crate::config::check_folder;
 use crate::config::check_jobs;
+use crate::config::check_owners;
 use crate::config::load_job;
 use crate::disk::Disk;
 use crate::files;
@@ -53,7 +57,7 @@ pub struct Settings {
     pub jobs: PathBuf,
     /// `ROOT/state`, absolute.
     pub state: PathBuf,
-    /// The user that jobs run as: [`files::own_uid`].
+    /// The user that the daemon acts as.
     pub daemon: u32,
 }
 
@@ -69,6 +73,8 @@ pub struct Checks {
     pub defaults: Defaults,
     /// The names of the outputs.
     pub outputs: Vec<String>,
+    /// `[credentials]`.
+    pub grants: Grants,
 }
 
 /// The running spool; dropping it ends its thread after what it is doing.
@@ -246,7 +252,7 @@ impl Driver {
     /// The names in `jobs/`, or why they cannot be believed.
     fn list(&mut self) -> Result<Vec<String>, String> {
         let jobs = &self.settings.jobs;
-        let place = check_jobs(jobs)?;
+        let place = check_jobs(jobs, self.settings.daemon)?;
         self.watcher.watch(jobs, place.identity);
         let mut names = files::names(jobs)
             .map_err(|error| format!("{} cannot be read: {error}", jobs.display()))?;
@@ -355,7 +361,15 @@ impl Driver {
             Err(Unusable::Changed)
         };
         match made {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                // The text is the one that was decided on, but owners and modes may be others.
+                let known = self.jobs.get(name).and_then(|known| known.job.as_ref());
+                let problems = known.map(|job| self.owners(name, &tree, job));
+                match problems.unwrap_or_default() {
+                    problems if problems.is_empty() => Ok(()),
+                    problems => self.refuse(name, None, problems),
+                }
+            }
             Ok(Some((hash, Ok(job)))) => self.accept(name, hash, job),
             Ok(Some((hash, Err(problems)))) => self.refuse(name, Some(hash), problems),
             Err(Unusable::Changed) => {
@@ -378,17 +392,23 @@ impl Driver {
         folder: &Path,
         tree: &Tree,
     ) -> Result<Option<(String, Result<Job, Vec<Problem>>)>, Unusable> {
-        let hash = tree.content(folder)?;
+        let owner = tree.owner();
+        let reader = config::reader_of(owner, self.settings.daemon)
+            .map_err(|why| Unusable::Copy(io::Error::other(why)))?;
+        let hash = tree.content(folder, owner, &reader)?;
         let decided = self.jobs.get(name).and_then(|known| known.decided.as_ref());
         if decided == Some(&hash) {
             return Ok(None);
         }
-        let copy = self.generations.copy(name, &hash, folder, tree)?;
-        match self.check(name, copy.place(), &hash) {
+        let copy = self.generations.copy(name, &hash, folder, tree, &reader)?;
+        let checked = self.check(name, copy.place(), &hash, owner);
+        match checked.and_then(|job| self.with_owners(name, tree, job)) {
             Ok(job) => {
-                let folder = self.generations.keep(copy).map_err(Unusable::Copy)?;
-                if self.generations.current(name).as_ref() != Some(&hash) {
-                    let noted = self.generations.set_current(name, &hash);
+                let folder = self.generations.keep(name, copy, &job.rights.user);
+                let folder = folder.map_err(Unusable::Copy)?;
+                let note = (hash.clone(), owner);
+                if self.generations.current(name).as_ref() != Some(&note) {
+                    let noted = self.generations.set_current(name, &hash, owner);
                     noted.map_err(Unusable::Copy)?;
                 }
                 Ok(Some((hash, Ok(Job { folder, ..job }))))
@@ -400,11 +420,36 @@ impl Driver {
         }
     }
 
-    fn check(&self, name: &str, folder: &Path, hash: &str) -> Result<Job, Vec<Problem>> {
+    fn check(
+        &self,
+        name: &str,
+        folder: &Path,
+        hash: &str,
+        owner: u32,
+    ) -> Result<Job, Vec<Problem>> {
         let Checks {
-            defaults, outputs, ..
+            defaults,
+            outputs,
+            grants,
+            ..
         } = &self.checks;
-        load_job(name, folder, hash, defaults, outputs)
+        let standing = Standing {
+            owner,
+            daemon: self.settings.daemon,
+            grants: grants.clone(),
+        };
+        load_job(name, folder, hash, &standing, defaults, outputs)
+    }
+
+    fn owners(&self, name: &str, tree: &Tree, job: &Job) -> Vec<Problem> {
+        check_owners(name, tree, &job.rights.user, self.settings.daemon)
+    }
+
+    fn with_owners(&self, name: &str, tree: &Tree, job: Job) -> Result<Job, Vec<Problem>> {
+        match self.owners(name, tree, &job) {
+            problems if problems.is_empty() => Ok(job),
+            problems => Err(problems),
+        }
     }
 
     fn accept(&mut self, name: &str, hash: String, job: Job) -> Result<(), Closed> {
@@ -444,11 +489,11 @@ impl Driver {
 
     /// Loads what was good before the daemon was started, in place of a bad edit.
     fn load_last_good(&mut self, name: &str) -> Result<(), Closed> {
-        let Some(hash) = self.generations.last_good(name) else {
+        let Some((hash, owner)) = self.generations.last_good(name) else {
             return Ok(());
         };
         let folder = self.generations.folder(name, &hash);
-        match self.check(name, &folder, &hash) {
+        match self.check(name, &folder, &hash, owner) {
             Ok(job) => self.accept(name, hash, job),
             Err(problems) => {
                 tracing::warn!(job = name, problem = %problems[0], "the last good generation is not good any more");
@@ -466,7 +511,7 @@ impl Driver {
         keep.extend(known.job.as_ref().map(|job| job.generation.as_str()));
         keep.extend(known.previous.as_deref());
         let current = self.generations.current(name);
-        keep.extend(current.as_deref());
+        keep.extend(current.as_ref().map(|(hash, _)| hash.as_str()));
         if let Err(error) = self.generations.retire(name, &keep) {
             tracing::warn!(job = name, %error, "old generations stay");
         }

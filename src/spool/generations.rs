@@ -10,16 +10,20 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::disk;
 use crate::disk::Disk;
+use crate::disk::PASS_MODE;
 use crate::disk::Replace;
 use crate::files;
 use crate::files::Tree;
 use crate::files::Unusable;
+use crate::process;
+use crate::process::User;
 
 /// Name of the note in `generations/`.
 const CURRENT: &str = "current";
 
-/// Length of the note: 16 hexadecimal digits; anything longer is not ours.
+/// Length of the note: 16 hexadecimal digits and a number; anything longer is not ours.
 const CURRENT_BYTES_MAX: u64 = 64;
 
 /// What the names of unfinished copies begin with.
@@ -68,7 +72,8 @@ impl Generations {
         self.home(job).join(hash)
     }
 
-    /// Makes the generation `hash` of a job from its folder, which looked like `tree`.
+    /// Makes the generation `hash` of a job from its folder, which looked like `tree`, with the
+    /// rights of `reader`, its owner.
     ///
     /// # Errors
     /// [`Unusable::Changed`] when the folder is not what it was any more.
@@ -78,18 +83,21 @@ impl Generations {
         hash: &str,
         source: &Path,
         tree: &Tree,
+        reader: &User,
     ) -> Result<Copy, Unusable> {
         let folder = self.folder(job, hash);
-        if is_whole(&folder, hash) {
+        let owner = tree.owner();
+        if is_whole(&folder, hash, owner) {
             return Ok(Copy::There { folder });
         }
         let home = self.home(job);
         self.disk.make_dir(&home).map_err(Unusable::Copy)?;
         let unfinished = home.join(format!("{UNFINISHED}{hash}"));
         files::remove_tree(&unfinished).map_err(Unusable::Copy)?;
-        let made = tree.copy(source, &unfinished).and_then(|()| {
-            let same = files::walk(source).is_ok_and(|now| now.print() == tree.print());
-            if same && is_whole(&unfinished, hash) {
+        let made = tree.copy(source, reader, &unfinished).and_then(|()| {
+            let same = process::as_user(reader, || files::walk(source))
+                .is_ok_and(|now| now.is_ok_and(|now| now.print() == tree.print()));
+            if same && is_whole(&unfinished, hash, owner) {
                 Ok(())
             } else {
                 Err(Unusable::Changed)
@@ -113,8 +121,13 @@ impl Generations {
         }
     }
 
-    /// Gives a copy its name; returns its folder.
-    pub(super) fn keep(&self, copy: Copy) -> io::Result<PathBuf> {
+    /// Gives a copy its name, and lets `user`, as whom the job runs, read it; returns its folder.
+    pub(super) fn keep(&self, job: &str, copy: Copy, user: &User) -> io::Result<PathBuf> {
+        if !user.is_own() {
+            disk::set_mode(&self.state.join(job), PASS_MODE)?;
+            disk::set_mode(&self.home(job), PASS_MODE)?;
+            files::share_copy(copy.place(), user.gid)?;
+        }
         match copy {
             Copy::There { folder } => Ok(folder),
             Copy::Fresh { unfinished, folder } => {
@@ -126,10 +139,11 @@ impl Generations {
         }
     }
 
-    /// Notes which generation is the last good one.
-    pub(super) fn set_current(&self, job: &str, hash: &str) -> io::Result<()> {
+    /// Notes which generation is the last good one, and who owned its folder.
+    pub(super) fn set_current(&self, job: &str, hash: &str, owner: u32) -> io::Result<()> {
         let path = self.home(job).join(CURRENT);
-        self.disk.replace(&path, hash.as_bytes(), Replace::Quick)
+        let note = format!("{hash} {owner}");
+        self.disk.replace(&path, note.as_bytes(), Replace::Quick)
     }
 
     /// Takes the note back: when a job is gone, a bad one of its name must not bring it back.
@@ -143,19 +157,20 @@ impl Generations {
         }
     }
 
-    /// The last good generation, if it is noted.
-    pub(super) fn current(&self, job: &str) -> Option<String> {
+    /// The last good generation and the owner of its folder, if they are noted.
+    pub(super) fn current(&self, job: &str) -> Option<(String, u32)> {
         let path = self.home(job).join(CURRENT);
         let bytes = self.disk.read(&path, CURRENT_BYTES_MAX).ok()?;
-        let hash = String::from_utf8(bytes).ok()?;
+        let note = String::from_utf8(bytes).ok()?;
+        let (hash, owner) = note.split_once(' ')?;
         let is_hash = hash.len() == 16 && hash.chars().all(|c| c.is_ascii_hexdigit());
-        is_hash.then_some(hash)
+        is_hash.then_some((hash.to_owned(), owner.parse().ok()?))
     }
 
-    /// The last good generation, if it is noted and whole.
-    pub(super) fn last_good(&self, job: &str) -> Option<String> {
+    /// The last good generation and the owner of its folder, if it is noted and whole.
+    pub(super) fn last_good(&self, job: &str) -> Option<(String, u32)> {
         self.current(job)
-            .filter(|hash| is_whole(&self.folder(job, hash), hash))
+            .filter(|(hash, owner)| is_whole(&self.folder(job, hash), hash, *owner))
     }
 
     /// Removes the generations that are not in `keep`, and what unfinished copies left.
@@ -172,10 +187,10 @@ impl Generations {
 }
 
 /// Whether a folder has the content that `hash` says.
-fn is_whole(folder: &Path, hash: &str) -> bool {
+fn is_whole(folder: &Path, hash: &str, owner: u32) -> bool {
     files::walk(folder)
         .ok()
-        .and_then(|tree| tree.content(folder).ok())
+        .and_then(|tree| tree.content(folder, owner, &User::own()).ok())
         .is_some_and(|content| content == hash)
 }
 
@@ -202,10 +217,13 @@ mod tests {
     fn make(bench: &Bench) -> String {
         let source = bench.dir.path().join("src");
         let tree = files::walk(&source).unwrap();
-        let hash = tree.content(&source).unwrap();
-        let copy = bench.store.copy("j", &hash, &source, &tree).unwrap();
-        bench.store.keep(copy).unwrap();
-        bench.store.set_current("j", &hash).unwrap();
+        let hash = tree.content(&source, tree.owner(), &User::own()).unwrap();
+        let copy = bench
+            .store
+            .copy("j", &hash, &source, &tree, &User::own())
+            .unwrap();
+        bench.store.keep("j", copy, &User::own()).unwrap();
+        bench.store.set_current("j", &hash, tree.owner()).unwrap();
         hash
     }
 
@@ -216,7 +234,7 @@ mod tests {
         let folder = bench.store.folder("j", &hash);
         assert_eq!(fs::read_to_string(folder.join("a.sh")).unwrap(), "echo 1");
         assert_eq!(make(&bench), hash);
-        assert_eq!(bench.store.last_good("j"), Some(hash));
+        assert_eq!(bench.store.last_good("j").unwrap().0, hash);
     }
 
     #[test]
@@ -229,7 +247,7 @@ mod tests {
         fs::write(folder.join("a.sh"), "").unwrap();
         assert_eq!(bench.store.last_good("j"), None);
         assert_eq!(make(&bench), hash);
-        assert_eq!(bench.store.last_good("j"), Some(hash));
+        assert_eq!(bench.store.last_good("j").unwrap().0, hash);
     }
 
     #[test]
@@ -237,9 +255,9 @@ mod tests {
         let bench = bench();
         let source = bench.dir.path().join("src");
         let tree = files::walk(&source).unwrap();
-        let hash = tree.content(&source).unwrap();
+        let hash = tree.content(&source, tree.owner(), &User::own()).unwrap();
         fs::write(source.join("new.sh"), "").unwrap();
-        let made = bench.store.copy("j", &hash, &source, &tree);
+        let made = bench.store.copy("j", &hash, &source, &tree, &User::own());
         assert!(matches!(made, Err(Unusable::Changed)));
         assert_eq!(files::names(&bench.store.home("j")).unwrap().len(), 0);
     }
@@ -253,7 +271,7 @@ mod tests {
         fs::create_dir(bench.store.home("j").join(".new-0123456789abcdef")).unwrap();
         bench.store.retire("j", &[&second]).unwrap();
         assert!(!bench.store.folder("j", &first).exists());
-        assert_eq!(bench.store.last_good("j"), Some(second));
+        assert_eq!(bench.store.last_good("j").unwrap().0, second);
         assert_eq!(files::names(&bench.store.home("j")).unwrap().len(), 2);
     }
 }

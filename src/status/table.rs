@@ -266,6 +266,7 @@ fn last_run(job: &Job, now: Timestamp) -> Cell {
                 Outcome::Killed | Outcome::Interrupted => Paint::Warn,
                 Outcome::Failed
                 | Outcome::Signalled
+                | Outcome::Oom
                 | Outcome::TimedOut
                 | Outcome::CouldNotStart => Paint::Bad,
             },

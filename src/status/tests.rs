@@ -130,7 +130,7 @@ fn the_json_names_are_stable() {
             },
             "next_at": "2025-11-21T08:08:18.000Z", "last_success_at": null,
             "runs": {
-                "success": 1, "failed": 2, "signalled": 0, "timed_out": 0, "killed": 0,
+                "success": 1, "failed": 2, "signalled": 0, "oom": 0, "timed_out": 0, "killed": 0,
                 "interrupted": 0, "could_not_start": 0,
             },
             "captured_events": 1200, "skipped_ticks": 4,

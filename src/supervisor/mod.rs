@@ -414,9 +414,11 @@ impl Supervisor {
         self.once_ended(&ended.run, ended.outcome);
         let end = match ended.outcome {
             Outcome::Success | Outcome::Killed | Outcome::Interrupted => End::Well,
-            Outcome::Failed | Outcome::Signalled | Outcome::TimedOut | Outcome::CouldNotStart => {
-                End::Failed
-            }
+            Outcome::Failed
+            | Outcome::Signalled
+            | Outcome::TimedOut
+            | Outcome::Oom
+            | Outcome::CouldNotStart => End::Failed,
         };
         self.tell_scheduler(now, &name, &live, end, effects);
     }

@@ -43,6 +43,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         tags: Vec::new(),
         fields: serde_json::Map::new(),
         receive: None,
+        rights: crate::process::Rights::own(),
         task: Some(Arc::new(Task {
             script: Script {
                 run: "run.sh".to_owned(),
@@ -50,6 +51,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
                 args: Vec::new(),
                 env: BTreeMap::new(),
                 pass_env: Vec::new(),
+                secrets: BTreeMap::new(),
                 timeout: (schedule != Schedule::KeepRunning).then_some(10 * MINUTE),
                 kill_grace: Duration::from_secs(10),
                 cwd: Cwd::Job,

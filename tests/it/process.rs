@@ -16,6 +16,7 @@ use spoolbeat::process;
 use spoolbeat::process::Child;
 use spoolbeat::process::Command;
 use spoolbeat::process::Note;
+use spoolbeat::process::Rights;
 use spoolbeat::run::Exit;
 use spoolbeat::run::Order;
 use tokio::io::AsyncReadExt;
@@ -36,7 +37,10 @@ fn command(program: &str, args: &[&str]) -> Command {
             ("PATH".into(), "/usr/bin:/bin".into()),
             ("GREETING".into(), "hello".into()),
         ],
+        secrets: Vec::new(),
         cwd: PathBuf::from("/"),
+        rights: Rights::own(),
+        cgroup: None,
     }
 }
 

@@ -28,6 +28,7 @@ use spoolbeat::job::Job;
 use spoolbeat::job::Language;
 use spoolbeat::job::Script;
 use spoolbeat::job::Task;
+use spoolbeat::process::Rights;
 use spoolbeat::queue::Fact;
 use spoolbeat::queue::Intake;
 use spoolbeat::queue::Portion;
@@ -88,6 +89,7 @@ fn bench(script: &str) -> Bench {
         enabled: true,
         tags: vec!["t".into()],
         fields: serde_json::Map::new(),
+        rights: Rights::own(),
         task: None,
         receive: None,
         route: Route::to(vec!["lumberjack".into()]),
@@ -104,6 +106,7 @@ fn bench(script: &str) -> Bench {
             args: Vec::new(),
             env: BTreeMap::new(),
             pass_env: Vec::new(),
+            secrets: BTreeMap::new(),
             timeout: Some(Duration::from_secs(60)),
             kill_grace: Duration::from_secs(10),
             cwd: Cwd::Job,
@@ -174,6 +177,7 @@ impl Bench {
             ]),
             limits: self.limits,
             flush: Duration::from_millis(20),
+            cgroups: None,
             results: Some(Results::new(self.dir.path().join("results"))),
         })
     }

@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("deadletter", "disk units"),
     // floor 2: hands
     ("process", "clock disk event run units"),
-    ("files", "clock disk event units"),
+    ("files", "clock disk event process units"),
     // Knows no sockets: TLS is laid over any stream, and tested so.
     ("tls", "clock disk units"),
     ("lumberjack", "clock event protocol tls units window"),

@@ -195,6 +195,7 @@ fn the_manual_names_every_key_and_every_command() {
         "spool",
         "queue",
         "results",
+        "credentials",
         "receiver",
         "stop",
         "startup",

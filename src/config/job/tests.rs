@@ -59,6 +59,15 @@ fn lookup(name: &str) -> Option<String> {
     (name == "HOST").then(|| "h1".to_owned())
 }
 
+/// A folder of whoever runs the tests.
+fn own() -> Standing {
+    Standing {
+        owner: crate::process::own_uid(),
+        daemon: crate::process::own_uid(),
+        grants: super::super::Grants::default(),
+    }
+}
+
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, mode) in [("collect.py", 0o644), ("tool", 0o755), ("plain", 0o644)] {
@@ -73,7 +82,14 @@ fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
     let dir = folder();
     fs::write(dir.path().join(JOB_FILE), bytes).unwrap();
     let outputs = ["lumberjack".to_owned(), "archive".to_owned()];
-    load_job_with("idp", dir.path(), "0123", defaults, &outputs, lookup)
+    let standing = own();
+    let place = Place {
+        name: "idp",
+        folder: dir.path(),
+        generation: "0123",
+        standing: &standing,
+    };
+    load_job_with(&place, defaults, &outputs, lookup)
 }
 
 fn load(text: &str) -> Result<Job, Vec<Problem>> {
@@ -645,7 +661,7 @@ fn a_problem_of_the_defaults_names_the_file_that_it_stands_in() {
 #[test]
 fn a_name_that_cannot_be_a_jobs_is_refused() {
     let dir = folder();
-    let found = load_job("a b", dir.path(), "0", &Defaults::none(), &[]).unwrap_err();
+    let found = load_job("a b", dir.path(), "0", &own(), &Defaults::none(), &[]).unwrap_err();
     assert!(found[0].to_string().contains("like idp-logins"));
 }
 
@@ -695,7 +711,7 @@ fn a_wrong_expression_and_a_wrong_zone_are_both_reported_at_their_places() {
 fn a_folder_without_a_job_file_is_told_what_to_write() {
     let dir = folder();
     let none = Defaults::none();
-    let problems = load_job_with("idp", dir.path(), "", &none, &[], lookup).unwrap_err();
+    let problems = load_job("idp", dir.path(), "", &own(), &none, &[]).unwrap_err();
     let words = problems[0].to_string();
     assert!(
         words.contains("there is no such file; write one: [script] with run = \"collect.py\""),

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::disk::OsDisk;
+use crate::process;
 
 /// Longer than a busy machine takes between two steps of one edit.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -27,6 +28,7 @@ fn checks(output: &str) -> Checks {
         rescan: Duration::from_secs(30),
         defaults: Defaults::none(),
         outputs: vec![output.to_owned()],
+        grants: Grants::default(),
     }
 }
 
@@ -42,7 +44,7 @@ impl Bench {
             Settings {
                 jobs: dir.path().join("jobs"),
                 state: dir.path().join("state"),
-                daemon: files::own_uid().unwrap(),
+                daemon: process::own_uid(),
             },
             checks("lumberjack"),
             Arc::new(OsDisk),
@@ -136,7 +138,7 @@ fn a_folder_that_is_renamed_in_is_loaded_without_waiting() {
         Settings {
             jobs: dir.path().join("jobs"),
             state: dir.path().join("state"),
-            daemon: files::own_uid().unwrap(),
+            daemon: process::own_uid(),
         },
         Checks {
             settle: Duration::from_secs(3600),
