@@ -370,23 +370,22 @@ pub fn make_shared_dir(dir: &Path, group: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// Makes a folder that belongs to a user and that nobody else may look into; the folders above it,
-/// which stay ours, can be passed through. One that is there is given to the user.
+/// Makes a folder that nobody but its owner may look into: the user `owner`, uid and gid, to whom one
+/// that is there is given, or (`None`) ourselves. The folders above it are ours.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn make_dir_of(dir: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    let above = parent(dir)?;
-    if !above.exists() {
-        fs::create_dir_all(above)?;
-        set_mode(above, PASS_MODE)?;
-    }
+pub fn make_private_dir(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    fs::create_dir_all(parent(dir)?)?;
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made?,
     }
-    // A link in its place, which only we could have made, would be given away, not what it points to.
-    std::os::unix::fs::lchown(dir, Some(uid), Some(gid))
+    match owner {
+        // A link in its place, which only we could have made, would be given away, not what it points to.
+        Some((uid, gid)) => std::os::unix::fs::lchown(dir, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
 }
 
 /// Makes `link` a symbolic link to `target`, a name in the same folder. Readers see the former

@@ -288,6 +288,10 @@ pub struct Job {
     pub stretch: u32,
     /// Whether it has not succeeded for longer than its `expect_every`.
     pub overdue: bool,
+    /// Whose rights it has; absent when no generation of it was ever good.
+    pub user: Option<String>,
+    /// Which of its limits hold only in part or not at all here, in words.
+    pub notes: Vec<String>,
     /// What is wrong with the newest edit of it; the last good generation stays.
     pub problems: Vec<Problem>,
 }

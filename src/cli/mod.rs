@@ -17,6 +17,7 @@ use crate::config;
 use crate::config::Output;
 use crate::config::OutputKind;
 use crate::daemon;
+use crate::disk;
 use crate::disk::OsDisk;
 use crate::job::Job;
 use crate::log;
@@ -344,7 +345,9 @@ fn try_one(name: &str, given: Option<&Path>, verbose: Option<Level>) -> Done {
         .prefix("spoolbeat-try-")
         .tempdir()
         .map_err(|error| system(&error))?;
-    let state_dir = state.path().to_path_buf();
+    // Below a folder of ours, so that the job's user cannot put a link in its place.
+    disk::set_mode(state.path(), disk::PASS_MODE).map_err(|error| system(&error))?;
+    let state_dir = state.path().join("data");
     block_on(async {
         let run = try_job::run(
             Arc::new(job),

@@ -136,6 +136,10 @@ pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit,
         paused: house.paused()?,
         require_output: root.require_output,
         settings: Settings::of(&root),
+        can: host
+            .cgroups
+            .as_ref()
+            .map_or_else(Default::default, process::Cgroups::can),
         pasts: before.pasts,
         open: before.open,
         seed: house::random() as u32,

@@ -227,10 +227,13 @@ impl Watch {
         self.write();
     }
 
-    /// Writes what the socket takes. An error means that the shim is gone, which reading tells.
+    /// Writes what the socket takes.
     fn write(&mut self) {
-        if let Ok(count) = self.control.try_write(&self.unsent) {
-            self.unsent.drain(..count);
+        match self.control.try_write(&self.unsent) {
+            Ok(count) => drop(self.unsent.drain(..count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The shim is gone, which reading tells; trying again would only keep that from being heard.
+            Err(_) => self.unsent.clear(),
         }
     }
 

@@ -16,8 +16,6 @@ use super::Spec;
 use crate::clock;
 use crate::clock::Tick;
 use crate::disk;
-use crate::disk::Disk;
-use crate::disk::OsDisk;
 use crate::event::Seq;
 use crate::event::Stream;
 use crate::event::envelope::Labels;
@@ -436,11 +434,8 @@ impl Driver {
 
     fn start_script(&mut self) -> Result<Watch, String> {
         let (state_dir, user) = (&self.spec.state_dir, &self.spec.job.rights.user);
-        let made = match user.is_own() {
-            true => OsDisk.make_dir(state_dir),
-            false => disk::make_dir_of(state_dir, user.uid, user.gid),
-        };
-        made.map_err(|error| {
+        let owner = (!user.is_own()).then_some((user.uid, user.gid));
+        disk::make_private_dir(state_dir, owner).map_err(|error| {
             format!("its folder {} cannot be made: {error}", state_dir.display())
         })?;
         let mut command = environment::command(

@@ -123,8 +123,11 @@ impl Generations {
 
     /// Gives a copy its name, and lets `user`, as whom the job runs, read it; returns its folder.
     pub(super) fn keep(&self, job: &str, copy: Copy, user: &User) -> io::Result<PathBuf> {
-        if !user.is_own() {
-            disk::set_mode(&self.state.join(job), PASS_MODE)?;
+        let of_job = self.state.join(job);
+        if user.is_own() {
+            disk::set_mode(&of_job, 0o700)?;
+        } else {
+            disk::set_mode(&of_job, PASS_MODE)?;
             disk::set_mode(&self.home(job), PASS_MODE)?;
             files::share_copy(copy.place(), user.gid)?;
         }

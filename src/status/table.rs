@@ -80,8 +80,23 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
         out.push('\n');
         table(&mut out, &sources, look);
     }
+    notes(&mut out, status);
     problems(&mut out, status, look);
     out
+}
+
+/// What is no fault and should be known all the same.
+fn notes(out: &mut String, status: &Status) {
+    let jobs = status.jobs.iter();
+    let mut lines = jobs
+        .flat_map(|job| job.notes.iter().map(|note| format!("{}: {note}", job.name)))
+        .peekable();
+    if lines.peek().is_some() {
+        out.push_str("\nnotes:\n");
+    }
+    for text in lines {
+        line(out, &format!("  {}", printable(&text)));
+    }
 }
 
 fn head(out: &mut String, status: &Status, look: Look) {

@@ -83,6 +83,8 @@ fn sample() -> Status {
             restarts: 0,
             stretch: 1,
             overdue: false,
+            user: Some("idp".to_owned()),
+            notes: vec!["limits.cpu is not enforced: no controller".to_owned()],
             problems: vec![Problem {
                 file: "jobs/disk/job.toml".to_owned(),
                 line: 12,
@@ -135,6 +137,7 @@ fn the_json_names_are_stable() {
             },
             "captured_events": 1200, "skipped_ticks": 4,
             "waiting_runs": 0, "restarts": 0, "stretch": 1, "overdue": false,
+            "user": "idp", "notes": ["limits.cpu is not enforced: no controller"],
             "problems": [{
                 "file": "jobs/disk/job.toml", "line": 12, "column": 9, "key": "schedule.every",
                 "message": "`30\u{1b}[31m` is not a duration; write one like 30s",
@@ -163,6 +166,9 @@ lumberjack  connected  127.0.0.1:5044  1000   200      0      -
 
 JOB   STATE  LAST RUN                    NEXT     RUNS  FAILED  EVENTS  SKIPPED
 disk  idle   failed 4.0s ago, took 1.2s  in 4.8s  3     2       1200    4
+
+notes:
+  disk: limits.cpu is not enforced: no controller
 
 problems:
   jobs/disk/job.toml:12:9: schedule.every: `30\\u{1b}[31m` is not a duration; write one like 30s

@@ -18,6 +18,7 @@ use crate::event::RunId;
 use crate::job::AtEnd;
 use crate::job::Job;
 use crate::job::Task;
+use crate::process::Can;
 use crate::run;
 use crate::run::Outcome;
 use crate::runner::Ended;
@@ -128,6 +129,7 @@ pub struct Supervisor {
     unreadable: Option<String>,
     state_dir: PathBuf,
     stop_timeout: Duration,
+    can: Can,
     /// Grows with each run; see [`Start::seed`].
     salt: u32,
 }
@@ -161,6 +163,7 @@ impl Supervisor {
             unreadable: None,
             state_dir: start.state_dir,
             stop_timeout: start.settings.stop_timeout,
+            can: start.can,
             salt: start.seed,
         };
         let mut effects = Vec::new();

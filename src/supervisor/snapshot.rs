@@ -60,6 +60,7 @@ impl Supervisor {
                 started_at: At(live.started_at),
             })
         });
+        let rights = known.job.as_ref().map(|job| &job.rights);
         status::Job {
             name: name.to_string(),
             state: self.job_state(known, view.as_ref()),
@@ -76,6 +77,10 @@ impl Supervisor {
             restarts: view.map_or(0, |view| view.restarts),
             stretch: view.map_or(1, |view| view.stretch),
             overdue: self.expectations.is_overdue(name),
+            user: rights.map(|rights| rights.user.name.clone()),
+            notes: rights.map_or(Vec::new(), |rights| {
+                self.can.lacks(&rights.limits, rights.user.uid)
+            }),
             problems: known.problems.clone(),
         }
     }

@@ -12,6 +12,8 @@ use crate::job::Format;
 use crate::job::Language;
 use crate::job::Script;
 use crate::job::Task;
+use crate::process::Can;
+use crate::process::Rights;
 use crate::run::Trigger;
 use crate::schedule::Policy;
 use crate::status::Answer;
@@ -43,7 +45,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         tags: Vec::new(),
         fields: serde_json::Map::new(),
         receive: None,
-        rights: crate::process::Rights::own(),
+        rights: Rights::own(),
         task: Some(Arc::new(Task {
             script: Script {
                 run: "run.sh".to_owned(),
@@ -106,6 +108,7 @@ impl Rig {
                 tick: Tick(0),
             },
             host: "host".to_owned(),
+            can: Can::default(),
             paused: Vec::new(),
             require_output: false,
             mode: Mode::Serve,

@@ -14,6 +14,7 @@ use crate::config::Problem;
 use crate::event::Notice;
 use crate::event::Route;
 use crate::event::RunId;
+use crate::process::Can;
 use crate::run::Trigger;
 use crate::runner::Ended;
 use crate::runner::Order;
@@ -331,6 +332,8 @@ pub struct Start {
     pub state_dir: PathBuf,
     /// What holds until `spoolbeat.toml` is read again.
     pub settings: Settings,
+    /// What the cgroups of runs can limit.
+    pub can: Can,
     /// The jobs' pasts.
     pub pasts: BTreeMap<String, Past>,
     /// Runs that were open when the former daemon died.

@@ -8,6 +8,7 @@
 use std::fs;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -120,6 +121,11 @@ impl Spool {
 
     /// Starts the daemon; its own log goes to a file that is shown when the test fails.
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more in the daemon's environment.
+    pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.daemon.is_none(), "the daemon is running already");
         let log = File::options()
             .create(true)
@@ -129,6 +135,7 @@ impl Spool {
         let daemon = spoolbeat()
             .arg("run")
             .arg(self.root())
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -222,6 +229,18 @@ impl Spool {
         serde_json::from_str(log.lines().next_back().unwrap()).unwrap()
     }
 
+    /// Lets other users through to the root directory, as they are to one that is in use.
+    pub(crate) fn open_to_users(&self) {
+        let way = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(self.folder.path(), way).unwrap();
+    }
+
+    /// The process id of the daemon.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
+    /// The daemon's own log.
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("daemon.err")
     }
@@ -273,6 +292,15 @@ fn end_of(child: &mut Child, what: &str) -> ExitStatus {
         status.is_some()
     });
     status.unwrap()
+}
+
+/// Whether a test that needs root cannot run; says so.
+pub(crate) fn needs_root(test: &str) -> bool {
+    let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
+    if !is_root {
+        drop(writeln!(std::io::stdout(), "SKIP {test}: needs root"));
+    }
+    !is_root
 }
 
 /// Both outputs of a command, as text.

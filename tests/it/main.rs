@@ -2,6 +2,7 @@
 
 mod accounts;
 mod aggregation;
+mod attacks;
 mod bad_servers;
 mod bombs;
 mod capture;
@@ -22,3 +23,4 @@ mod test_output;
 mod tidy;
 mod tls;
 mod words;
+mod zoo;
