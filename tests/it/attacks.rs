@@ -720,7 +720,9 @@ fn the_last_good_version_goes_on_when_an_edit_asks_for_more_rights() {
             .as_u64()
             .is_some_and(|runs| runs > 0)
     });
-    assert_eq!(spool.latest_result("edits", "stdout"), "nobody\n");
+    wait_until(SOON, "with the rights of its owner", || {
+        spool.latest_result("edits", "stdout") == "nobody\n"
+    });
     fs::write(job.join("job.toml"), &often).unwrap();
     wait_until(SOON, "it is good", || {
         spool.job_status("edits")["problems"] == serde_json::json!([])
