@@ -1,4 +1,4 @@
-//! Which results are removed: pure decisions.
+//! Which results are removed, and in [`release`] which source files: pure decisions.
 //!
 //! Must never remove anything itself, ask for the time, or know what is in a result.
 
@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::event::RunId;
 use crate::units::Timestamp;
+
+pub mod release;
 
 /// What is kept of a job's ended runs: `[results] keep`. The newest result is kept whatever these say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

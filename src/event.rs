@@ -47,6 +47,8 @@ pub enum Stream {
     Daemon,
     /// What Beats sent, with an `event.id` of theirs or none: `l`.
     Lumberjack,
+    /// Lines of harvested files, and what became of the files: `f`.
+    File,
 }
 
 impl Stream {
@@ -59,6 +61,7 @@ impl Stream {
             Self::Run => 'r',
             Self::Daemon => 'd',
             Self::Lumberjack => 'l',
+            Self::File => 'f',
         }
     }
 
@@ -71,6 +74,7 @@ impl Stream {
             Self::Run => "run",
             Self::Daemon => "daemon",
             Self::Lumberjack => "lumberjack",
+            Self::File => "file",
         }
     }
 
@@ -83,6 +87,7 @@ impl Stream {
             Self::Run,
             Self::Daemon,
             Self::Lumberjack,
+            Self::File,
         ]
         .into_iter()
         .find(|stream| stream.letter() == letter)

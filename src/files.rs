@@ -3,7 +3,7 @@
 //!
 //! Links are never followed and nothing but plain files is opened, as the folder belongs to
 //! somebody else; [`open_named`] is for what does not. Must never know what a job is or what its
-//! files mean. Nothing here renames: that verb lives in `disk`.
+//! files mean. Nothing of ours is renamed here: that verb lives in `disk`.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -23,6 +23,8 @@ use walkdir::WalkDir;
 use crate::process;
 use crate::process::User;
 use crate::units::Timestamp;
+
+pub mod reach;
 
 /// Most bytes of one folder: a job is scripts and samples, not data. Above: refused.
 pub const TREE_BYTES_MAX: u64 = 64 << 20;

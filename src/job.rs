@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::cleanup::Keep;
 use crate::event::Route;
 use crate::process::Rights;
+use crate::queue::Action;
 use crate::run::Phase;
 use crate::schedule::Policy;
 use crate::schedule::Schedule;
@@ -54,6 +55,8 @@ pub struct Job {
     pub task: Option<Arc<Task>>,
     /// `[source.lumberjack]`: it takes events from Beats.
     pub receive: Option<lumberjack::Settings>,
+    /// The files that it reads.
+    pub files: Vec<Files>,
     /// The outputs that get its events.
     pub route: Route,
     /// How many results are kept.
@@ -238,6 +241,44 @@ impl Capture {
             ..self.clone()
         }
     }
+}
+
+/// One `[[files]]`, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Files {
+    /// Globs; relative ones are below the job's `data/`.
+    pub paths: Vec<String>,
+    /// Globs of what is not read though `paths` names it.
+    pub exclude: Vec<String>,
+    /// When they are read.
+    pub when: When,
+    /// How a line becomes an event.
+    pub format: Format,
+    /// Longest line in bytes; longer ones are cut there and marked.
+    pub max_event: usize,
+    /// Added to each event's `tags`, beside the job's.
+    pub tags: Vec<String>,
+    /// How often folders are looked at where no change was told.
+    pub scan: Duration,
+    /// How long a last line without an end waits for the rest of it.
+    pub partial_timeout: Duration,
+    /// What is done to a file whose events have arrived; `None`: nothing.
+    pub after_ack: Option<Action>,
+    /// How long a file has been read to its end, unchanged and without a writer, before that.
+    pub quiet: Duration,
+    /// Where that may be done; none: below the literal part of `paths`.
+    pub roots: Vec<PathBuf>,
+    /// Whether folders that become empty by it are removed.
+    pub prune: bool,
+}
+
+/// When files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// As they grow.
+    Live,
+    /// After a run of the job has ended.
+    RunEnd,
 }
 
 /// How a line becomes an event.

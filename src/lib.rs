@@ -27,11 +27,11 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`log`] |
+//! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`fileid`], [`log`] |
 //! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`], [`deadletter`] |
 //! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`], [`tls`] |
 //! | 3 the text world | [`job`], [`config`], [`spool`] |
-//! | 4 acting parts | [`runner`], [`shipper`] |
+//! | 4 acting parts | [`runner`], [`harvester`], [`shipper`] |
 //! | 5 the head | [`supervisor`], [`status`], [`control`], [`daemon`], [`cli`] |
 //!
 //! Shipper, queue writer, scheduler, clean-up, run and supervisor are step functions,
@@ -42,6 +42,7 @@
 pub mod clock;
 pub mod disk;
 pub mod event;
+pub mod fileid;
 pub mod log;
 pub mod units;
 
@@ -69,6 +70,7 @@ pub mod job;
 pub mod spool;
 
 // floor 4: acting parts
+pub mod harvester;
 pub mod runner;
 pub mod shipper;
 

@@ -483,7 +483,7 @@ impl RunFiles {
         let done = match stream {
             Stream::Stdout => self.stdout.write(chunk, now),
             Stream::Stderr => self.stderr.write(chunk, now),
-            Stream::Run | Stream::Daemon | Stream::Lumberjack => Ok(()),
+            Stream::Run | Stream::Daemon | Stream::Lumberjack | Stream::File => Ok(()),
         };
         self.remember(done);
     }

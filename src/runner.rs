@@ -37,6 +37,7 @@ use crate::source::gather::Gather;
 use crate::source::gather::Lane;
 use crate::source::gather::Lanes;
 use crate::source::gather::Limits;
+use crate::source::pool::Pool;
 use crate::units::Timestamp;
 
 mod driver;
@@ -46,7 +47,6 @@ mod output;
 mod uplink;
 
 pub use crate::run::Order;
-pub use crate::runner::output::Pool;
 
 /// What all runs of a daemon share.
 #[derive(Debug)]

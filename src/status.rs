@@ -277,6 +277,9 @@ pub struct Job {
     /// What it takes from Beats; absent when it does not listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The files that it reads; absent when it reads none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
     /// Ticks since it was loaded at which it was due and did not run: it still ran, waited for a
     /// slot, or schedules were paused.
     pub skipped_ticks: u64,
@@ -320,6 +323,35 @@ pub struct Source {
     pub problem: Option<String>,
     /// Why the last connection was refused, in words.
     pub last_refused: Option<String>,
+}
+
+/// The files that a job reads. Counts are since the queue was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Files {
+    /// Files that are known, those that are gone and may come back among them.
+    pub tracked: u64,
+    /// Files that are held open.
+    pub open: u64,
+    /// Bytes that were seen in files and are not events yet; 0: all was read to the end.
+    pub behind_bytes: u64,
+    /// Links, FIFOs, files with several names and the like that are named by `paths` and not read.
+    pub refused_files: u64,
+    /// Clean-ups that wait for ACKs, or for somebody who has the file open.
+    pub waiting_releases: u64,
+    /// Files that were cleaned up.
+    pub released: u64,
+    /// Clean-ups that were refused; the files stay.
+    pub refused_releases: u64,
+    /// Last lines without an end that became events.
+    pub partial_lines: u64,
+    /// Files that were cut or replaced before what was seen in them had been read.
+    pub cut_short: u64,
+    /// Bytes that were seen in those and never read.
+    pub lost_bytes: u64,
+    /// A file that is kept though it was to be cleaned up, and why.
+    pub kept: Option<String>,
+    /// What cannot be read at the moment, and why.
+    pub problem: Option<String>,
 }
 
 /// What a job is doing.

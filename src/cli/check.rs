@@ -199,16 +199,7 @@ impl Report {
     fn good(&mut self, job: &Job, now: Timestamp) {
         let (when, next) = match &job.task {
             Some(task) => self.task(job, task, now),
-            None => {
-                let listens = job.receive.as_ref();
-                if let Some(tls) = listens.and_then(|how| how.tls.as_ref()) {
-                    let found = tls.identity.warnings(now).into_iter();
-                    let of_job = found.map(|one| format!("jobs/{}: {one}", job.name));
-                    self.warnings.extend(of_job);
-                }
-                let when = listens.map(|how| format!("listens for Beats on {}", how.listen));
-                (when.unwrap_or_default(), Vec::new())
-            }
+            None => (self.standing(job, now), Vec::new()),
         };
         self.jobs.push(Checked {
             job: job.name.clone(),
@@ -219,6 +210,23 @@ impl Report {
                 false => Vec::new(),
             },
         });
+    }
+
+    /// What a job without a schedule does.
+    fn standing(&mut self, job: &Job, now: Timestamp) -> String {
+        let mut does = Vec::new();
+        if let Some(how) = &job.receive {
+            let found = how.tls.iter().flat_map(|tls| tls.identity.warnings(now));
+            let of_job = found.map(|one| format!("jobs/{}: {one}", job.name));
+            self.warnings.extend(of_job);
+            does.push(format!("listens for Beats on {}", how.listen));
+        }
+        let paths = job.files.iter().flat_map(|files| &files.paths);
+        let paths: Vec<&str> = paths.map(String::as_str).collect();
+        if !paths.is_empty() {
+            does.push(format!("reads {}", paths.join(", ")));
+        }
+        does.join(", ")
     }
 
     fn task(&mut self, job: &Job, task: &Task, now: Timestamp) -> (String, Vec<Timestamp>) {

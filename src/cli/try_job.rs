@@ -28,10 +28,10 @@ use crate::run::Trigger;
 use crate::runner;
 use crate::runner::Ended;
 use crate::runner::Host;
-use crate::runner::Pool;
 use crate::runner::Progress;
 use crate::runner::Spec;
 use crate::source::gather::Limits;
+use crate::source::pool::Pool;
 
 /// Portions between the run and the printer: enough that both work at the same time.
 const INTAKE_DEPTH: usize = 4;

@@ -29,14 +29,16 @@ use super::variable;
 use crate::cleanup::Keep;
 use crate::event::OWN_JOB;
 use crate::event::Route;
-use crate::files;
 use crate::job::AtEnd;
 use crate::job::Cwd;
+use crate::job::Files;
 use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
 use crate::job::SecretSource;
 use crate::job::Task;
+use crate::job::When;
+use crate::process::Rights;
 use crate::schedule::cron;
 
 mod rights;
@@ -48,6 +50,7 @@ use capture::Goal;
 use capture::RawCapture;
 
 mod capture;
+mod files;
 mod schedule;
 
 use schedule::Checked;
@@ -115,7 +118,7 @@ fn load_job_with(
     }
     let path = folder.join(JOB_FILE);
     let text = read_text(&path, &file).map_err(|mut problem| {
-        if files::look(&path).is_err() {
+        if crate::files::look(&path).is_err() {
             let message = format!(
                 "; write one: [script] with {RUN_EXAMPLE} and [schedule] with every = \"5m\""
             );
@@ -190,6 +193,9 @@ struct Raw {
     schedule: RawSchedule,
     stdout: RawCapture,
     stderr: RawCapture,
+    files: Vec<Files>,
+    /// Whether `[[files]]` is there, also when it could not be read.
+    has_files: bool,
     to: Option<Vec<Leaf<String>>>,
     receive: Receive,
     keep_runs: Option<u32>,
@@ -218,6 +224,8 @@ impl Raw {
             raw.stderr = RawCapture::read(table.table("stderr"));
             table.finish();
         }
+        raw.has_files = table.has("files");
+        raw.files = files::read(table);
         if let Some(mut table) = table.table("output") {
             raw.to = table.texts("to", "to = [\"lumberjack\"]");
             table.finish();
@@ -266,11 +274,17 @@ impl Raw {
         }
         let secrets = self.rights.secrets(table, name, place.standing);
         let rights = self.rights.check(table, place.standing);
+        if let Some(rights) = rights.as_ref().filter(|_| self.has_files) {
+            self.check_reader(table, rights, place.standing);
+        }
         let route = self.route(table, outputs);
         let task = if self.runs(table) {
             Some(Arc::new(self.task(table, folder, secrets)?))
         } else {
-            self.check_untouched(table);
+            if !self.has_files {
+                self.check_untouched(table);
+            }
+            self.check_live(table);
             None
         };
         Some(Job {
@@ -284,6 +298,7 @@ impl Raw {
             rights: rights?,
             task,
             receive: self.receive.settings,
+            files: self.files,
             route,
             keep: Keep {
                 runs: self.keep_runs.unwrap_or(50),
@@ -347,11 +362,36 @@ impl Raw {
         })
     }
 
+    /// Refuses files that are to be read after runs when there are none.
+    fn check_live(&self, table: &Table<'_, '_>) {
+        let mut files = self.files.iter();
+        if let Some(files) = files.find(|files| files.when == When::RunEnd) {
+            let message = format!(
+                "when = \"run_end\" of {} waits for runs, and nothing runs; write when = \"live\", or add [script]",
+                files.paths.join(", ")
+            );
+            table.source.problem(&table.at, "files.when", message);
+        }
+    }
+
+    /// Harvesting works with the daemon's own rights, which nobody else may borrow.
+    fn check_reader(&self, table: &Table<'_, '_>, rights: &Rights, standing: &Standing) {
+        if rights.user.uid != standing.daemon {
+            let message = format!(
+                "files are read and cleaned up only for jobs with the daemon's own rights, and this one has those of {}; let a daemon of that user have the job",
+                rights.user.name
+            );
+            table.source.problem(&table.at, "files", message);
+        }
+    }
+
     /// Whether there is something to run, or half of it, which is a mistake.
     fn runs(&self, table: &Table<'_, '_>) -> bool {
         let is_own =
             |at: &Option<Range<usize>>| at.as_ref().is_some_and(|at| table.source.is_own(at));
-        !self.receive.is_there || is_own(&self.script_at) || is_own(&self.schedule.at)
+        !(self.receive.is_there || self.has_files)
+            || is_own(&self.script_at)
+            || is_own(&self.schedule.at)
     }
 
     /// Refuses what would be added to events that pass byte for byte.
@@ -425,7 +465,7 @@ impl Raw {
                 }
             }
         }
-        if let Some(name) = path.iter().find(|name| files::is_passing(name)) {
+        if let Some(name) = path.iter().find(|name| crate::files::is_passing(name)) {
             let message = format!(
                 "`{name}` is hidden or temporary by its name, which is no part of a job; rename it, like {RUN_EXAMPLE}"
             );
@@ -437,8 +477,8 @@ impl Raw {
             let message = format!("`{}` {why}; write {RUN_EXAMPLE}", run.value);
             table.refuse(run, message);
         };
-        match files::look(&folder.join(&path)) {
-            Ok(item) if item.kind == files::Kind::File => return Some(path),
+        match crate::files::look(&folder.join(&path)) {
+            Ok(item) if item.kind == crate::files::Kind::File => return Some(path),
             Ok(_) => refuse("is not a plain file"),
             Err(_) if run.value.contains(' ') => {
                 refuse(
@@ -466,7 +506,8 @@ impl Raw {
             table.refuse(run, message);
             return None;
         };
-        let executable = files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
+        let executable =
+            crate::files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
         if language == Language::Exec && !executable {
             let message = format!("`{file}` is not executable; run chmod +x {file}");
             table.refuse(run, message);

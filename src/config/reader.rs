@@ -108,6 +108,29 @@ impl<'s, 't> Table<'s, 't> {
         self.as_table(leaf, &format!("[{}]", self.name(key)))
     }
 
+    /// Takes a list of tables, `[[key]]`.
+    pub(super) fn tables(&mut self, key: &'static str, example: &str) -> Vec<Table<'s, 't>> {
+        let Some(leaf) = self.take(key) else {
+            return Vec::new();
+        };
+        let name = leaf.key.clone();
+        let DeValue::Array(items) = leaf.value else {
+            self.wrong_type(&leaf, "a list of tables", example);
+            return Vec::new();
+        };
+        items
+            .into_iter()
+            .filter_map(|item| {
+                let item = Leaf {
+                    at: item.span(),
+                    value: item.into_inner(),
+                    key: name.clone(),
+                };
+                self.as_table(item, example)
+            })
+            .collect()
+    }
+
     /// Takes all tables whose names people choose, in the order of the text.
     pub(super) fn named_tables(&mut self, example: &str) -> Vec<(Leaf<String>, Table<'s, 't>)> {
         let mut entries: Vec<_> = std::mem::take(&mut self.values).into_iter().collect();

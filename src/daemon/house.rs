@@ -19,6 +19,7 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::config;
 use crate::daemon::Error;
+use crate::daemon::harvesters::Harvesters;
 use crate::daemon::herald::Herald;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Keeper;
@@ -37,6 +38,7 @@ use crate::event::Route;
 use crate::event::RunId;
 use crate::event::envelope::Identity;
 use crate::event::envelope::Shape;
+use crate::harvester;
 use crate::lumberjack::server::Memory;
 use crate::process;
 use crate::process::Cgroups;
@@ -50,14 +52,15 @@ use crate::results::Results;
 use crate::runner;
 use crate::runner::Ended;
 use crate::runner::Host;
-use crate::runner::Pool;
 use crate::source::gather::Limits;
+use crate::source::pool::Pool;
 use crate::spool::Change;
 use crate::status;
 use crate::status::Answer;
 use crate::status::At;
 use crate::status::JobState;
 use crate::status::Status;
+use crate::supervisor::Mode;
 use crate::supervisor::OpenRun;
 use crate::supervisor::Past;
 use crate::supervisor::QueueLevel;
@@ -190,6 +193,8 @@ pub(super) struct House {
     keeper: Keeper,
     /// None with `--once`, and when the drain has begun.
     listeners: Option<Listeners>,
+    /// Started with the first host.
+    harvesters: Option<Harvesters>,
 }
 
 /// What the supervisor has to know of the former daemon.
@@ -242,30 +247,48 @@ impl House {
             ledger,
             keeper: Keeper::new(results, root.results_bytes),
             listeners: None,
+            harvesters: None,
             claim,
         };
         Ok((house, before))
     }
 
-    /// What runs share; the daemon's own events can be told from here on.
-    pub(super) fn host(&mut self, root: &config::Root) -> Result<Host, Error> {
-        let Some(intake) = self.queue.as_ref().map(Queue::intake) else {
+    /// What runs share, and the harvesters with them; the daemon's own events can be told from here on.
+    pub(super) fn host(&mut self, root: &config::Root, mode: Mode) -> Result<Host, Error> {
+        let Some(queue) = &self.queue else {
             return Err(Error::Leaving);
         };
+        let (intake, marks) = (queue.intake(), queue.marks());
         let identity = self.identity(&root.shape)?;
         let life = RunId::new(self.started_at, random() as u32);
         let route = Route::to(output_names(root));
         self.herald = Some(Herald::start(&identity, &life, route, intake.clone()));
+        let pool = Pool::new();
+        let limits = Limits {
+            batch_events: root.queue.batch_events,
+            batch_bytes: root.queue.batch_bytes,
+        };
+        let harvesters = harvester::Host {
+            intake: intake.clone(),
+            pool: pool.clone(),
+            identity: identity.clone(),
+            limits,
+            ledger: Arc::clone(&self.ledger),
+            readers: harvester::Readers::default(),
+        };
+        self.harvesters = Some(Harvesters::start(
+            harvesters,
+            marks,
+            self.claim.root.clone(),
+            mode != Mode::Serve,
+        ));
         Ok(Host {
             intake,
-            pool: Pool::new(),
+            pool,
             identity,
             shim: process::self_exe(),
             environment: std::env::vars_os().collect(),
-            limits: Limits {
-                batch_events: root.queue.batch_events,
-                batch_bytes: root.queue.batch_bytes,
-            },
+            limits,
             flush: root.queue.flush,
             cgroups: Cgroups::claim(&self.claim.key()),
             results: Some(Results::new(self.claim.root.join("results"))),
@@ -431,10 +454,16 @@ impl House {
         if let Some(listeners) = &mut self.listeners {
             listeners.seen(change);
         }
+        if let Some(harvesters) = &mut self.harvesters {
+            harvesters.seen(change);
+        }
     }
 
-    pub(super) fn run_ended(&mut self, _: &Ended) {
+    pub(super) fn run_ended(&mut self, ended: &Ended) {
         self.keeper.run_ended();
+        if let Some(harvesters) = &mut self.harvesters {
+            harvesters.run_ended(ended);
+        }
     }
 
     /// Waits for ACKs at most `[stop] timeout`, then closes the queue. The future returns how many
@@ -445,6 +474,7 @@ impl House {
         self.dropped = herald.as_ref().map_or(0, Herald::dropped);
         let limit = self.settings.stop_timeout;
         let closed = self.listeners.take().map(Listeners::close);
+        let harvested = self.harvesters.as_mut().map(|all| all.drain(limit));
         async move {
             if let Some(herald) = herald {
                 let told = clock::within(limit, herald.close()).await;
@@ -454,9 +484,16 @@ impl House {
             if let Some(closed) = closed {
                 closed.await;
             }
+            let cleaner = match harvested {
+                Some(harvested) => Some(harvested.await),
+                None => None,
+            };
             let end = level.borrow().next_seq;
             if let Some(outputs) = outputs {
                 left = outputs.drain(end, limit).await;
+            }
+            if let Some(cleaner) = cleaner {
+                cleaner.finish(limit).await;
             }
             if let Some(queue) = queue {
                 queue.close(CLOSE_PATIENCE).await;
@@ -481,6 +518,8 @@ impl House {
             if listens && job.state == JobState::Idle {
                 job.state = JobState::Listening;
             }
+            let harvesters = self.harvesters.as_ref();
+            job.files = harvesters.and_then(|all| all.status(&job.name, &ledger));
         }
         let acked = outputs.iter().map(|output| output.acked_events).min();
         Status {

@@ -29,10 +29,10 @@ use crate::protocol::server::Window;
 use crate::queue::Captured;
 use crate::queue::Intake;
 use crate::queue::Refused;
-use crate::runner::Pool;
 use crate::source::gather::Limits;
 use crate::source::lumberjack::Settings;
 use crate::source::lumberjack::portions;
+use crate::source::pool::Pool;
 use crate::spool::Change;
 use crate::status;
 
@@ -297,7 +297,9 @@ async fn submit(window: &Window, inlet: &Inlet) -> Result<(), Refused> {
         if uncaptured.len() >= UNCAPTURED_MAX {
             settle(&mut uncaptured).await?;
         }
-        let room = pool.reserve(portion.frames.bytes().len()).await;
+        let room = pool
+            .reserve(Pool::units(portion.frames.bytes().len()))
+            .await;
         uncaptured.push_back((intake.submit(portion).await?, room));
     }
     while !uncaptured.is_empty() {

@@ -29,6 +29,7 @@ use crate::supervisor::Start;
 use crate::supervisor::Supervisor;
 
 mod driver;
+mod harvesters;
 mod herald;
 mod house;
 mod keeper;
@@ -119,7 +120,7 @@ pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit,
         None => None,
     };
     let (mut house, before) = House::open(claim, &root)?;
-    let host = house.host(&root)?;
+    let host = house.host(&root, mode)?;
     if mode == Mode::Serve {
         house.listen(&host, memory);
     }

@@ -23,11 +23,14 @@ use escape::quoted;
 
 mod check;
 mod escape;
+mod file;
 mod lines;
 mod notice;
 mod object;
 
 pub use check::fit;
+pub use file::FileLabels;
+pub use file::FileReleased;
 pub use lines::Lines;
 
 /// `agent.type`, and the index prefix in `@metadata.beat`.
@@ -238,15 +241,35 @@ impl Envelope {
     /// Prepares the events of one stream of one run.
     #[must_use]
     pub fn new(identity: &Identity, labels: &Labels<'_>, stream: Stream) -> Self {
-        let mut id = Vec::new();
         let run = labels.run.as_str();
-        escape::escaped(&mut id, format!("{run}.{}.", stream.letter()).as_bytes());
-        let dataset = string(&format!("{}.{}", labels.job, stream.name()));
+        Self {
+            trigger: labels.trigger.to_owned(),
+            ..Self::prepare(
+                identity,
+                labels.job,
+                stream,
+                &format!("{run}.{}.", stream.letter()),
+                (labels.tags, labels.fields),
+                job_member(labels, stream),
+            )
+        }
+    }
+
+    fn prepare(
+        identity: &Identity,
+        job_name: &str,
+        stream: Stream,
+        id_prefix: &str,
+        (tags, fields): (&[String], &Map<String, Value>),
+        job: Vec<u8>,
+    ) -> Self {
+        let mut id = Vec::new();
+        escape::escaped(&mut id, id_prefix.as_bytes());
+        let dataset = string(&format!("{job_name}.{}", stream.name()));
         let host_name = string(&identity.host_name);
         let agent = agent_members(identity);
-        let job = job_member(labels, stream);
-        let tags: Vec<Vec<u8>> = labels.tags.iter().map(|tag| string(tag)).collect();
-        let fields = prepared(labels.fields);
+        let tags: Vec<Vec<u8>> = tags.iter().map(|tag| string(tag)).collect();
+        let fields = prepared(fields);
         let labels_members = label_members(&tags, &fields);
         let metadata = metadata(&id);
         let between = [
@@ -266,6 +289,7 @@ impl Envelope {
             lines: Lines {
                 id,
                 between,
+                file: Vec::new(),
                 is_open_collector: identity.shape != Shape::Ecs,
             },
             dataset,
@@ -280,8 +304,8 @@ impl Envelope {
                 Shape::Ecs => BEAT.to_owned(),
                 Shape::OpenCollector(beat) => beat.name.clone(),
             },
-            job_name: labels.job.to_owned(),
-            trigger: labels.trigger.to_owned(),
+            job_name: job_name.to_owned(),
+            trigger: String::new(),
         }
     }
 
@@ -497,41 +521,6 @@ fn label_members(tags: &[Vec<u8>], fields: &[(String, Vec<u8>)]) -> Vec<u8> {
         out.extend_from_slice(b"},");
     }
     out
-}
-
-/// Appends `log`, when there is something to say: the level of an error, and `log.flags`, as Filebeat
-/// sets them, of a line that was changed on the way.
-fn log(out: &mut Vec<u8>, replaced: bool, marks: Marks) {
-    let flags = [
-        (marks.is_joined, "multiline"),
-        (marks.skipped > 0, "truncated"),
-        (replaced, "invalid_utf8"),
-    ];
-    let is_flagged = flags.iter().any(|(holds, _)| *holds);
-    let is_error = marks.tells != Tells::Event;
-    if !is_flagged && !is_error {
-        return;
-    }
-    out.extend_from_slice(b",\"log\":{");
-    if is_error {
-        out.extend_from_slice(b"\"level\":\"error\"");
-    }
-    if is_flagged {
-        out.extend_from_slice(if is_error {
-            b",\"flags\":["
-        } else {
-            b"\"flags\":["
-        });
-        let names = flags.into_iter().filter(|(holds, _)| *holds);
-        for (at, (_, name)) in names.enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            quoted(out, name);
-        }
-        out.push(b']');
-    }
-    out.push(b'}');
 }
 
 /// Appends the counts that ECS has for output that was not taken whole.

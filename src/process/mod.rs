@@ -362,3 +362,40 @@ pub fn hostname() -> String {
 pub fn is_own_address(address: std::net::IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
+/// What a lease promises while it is held: others that open the file wait, up to
+/// `/proc/sys/fs/lease-break-time`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// Nobody has the file open for writing. The file must be open for reading only.
+    NoWriters,
+    /// Nobody else has the file open at all.
+    Alone,
+}
+
+/// A lease, held until dropped.
+#[derive(Debug)]
+pub struct Lease<'f>(&'f std::fs::File);
+
+/// Takes a lease on a file (fcntl(2), F_SETLEASE).
+///
+/// # Errors
+/// `WouldBlock` when somebody has it open who must not; others where the system grants none: the
+/// file belongs to another user, or its file system knows no leases.
+pub fn lease(file: &std::fs::File, kind: LeaseKind) -> io::Result<Lease<'_>> {
+    let kind = match kind {
+        LeaseKind::NoWriters => libc::F_RDLCK,
+        LeaseKind::Alone => libc::F_WRLCK,
+    };
+    sys::set_lease(std::os::fd::AsRawFd::as_raw_fd(file), kind)?;
+    Ok(Lease(file))
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // Closing the file would give it back too.
+        drop(sys::set_lease(
+            std::os::fd::AsRawFd::as_raw_fd(self.0),
+            libc::F_UNLCK,
+        ));
+    }
+}

@@ -371,6 +371,18 @@ pub(super) fn wait_readable(
     Ok((entries[0].revents != 0, entries[1].revents != 0))
 }
 
+/// Asks for a lease of this kind on `fd`, or gives it back. A lease that somebody breaks is told by
+/// SIGURG, which nobody minds, in place of SIGIO, which ends the process.
+pub(super) fn set_lease(fd: RawFd, kind: libc::c_int) -> io::Result<()> {
+    /// `include/uapi/asm-generic/fcntl.h`; the same on all architectures but two dead ones.
+    const F_SETSIG: libc::c_int = 10;
+    // SAFETY: numbers only; a bad `fd` is an error.
+    unsafe {
+        check(libc::fcntl(fd, F_SETSIG, libc::SIGURG))?;
+        check(libc::fcntl(fd, libc::F_SETLEASE, kind)).map(drop)
+    }
+}
+
 /// The machine's host name, as the kernel has it.
 pub(super) fn host_name() -> io::Result<String> {
     /// POSIX's HOST_NAME_MAX of Linux is 64.

@@ -11,6 +11,9 @@ use crate::event::Frames;
 use crate::event::Route;
 use crate::event::RunId;
 use crate::event::Stream;
+use crate::fileid::FileId;
+use crate::fileid::Head;
+use crate::fileid::Stamp;
 use crate::run::Outcome;
 use crate::run::Trigger;
 use crate::units::Timestamp;
@@ -51,6 +54,149 @@ pub enum Fact {
         /// When it ended, in milliseconds since 1970.
         at: i64,
     },
+    /// A file was read on: the events between are in the same record.
+    Read {
+        /// The generation of the file: the first part of its events' ids.
+        file: String,
+        /// What is known of it.
+        of: FileFacts,
+        /// Where the first line of these began.
+        from: u64,
+        /// Where the next line begins.
+        to: u64,
+        /// Lines without an end that became events after `partial_timeout`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        partial: u64,
+    },
+    /// A file is not read on: it is gone, or another took its place.
+    Forgotten {
+        /// The job that read it.
+        job: String,
+        /// Its generation.
+        file: String,
+        /// Bytes that were seen in it and never read; 0 as far as anybody can know.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        lost: u64,
+    },
+    /// A file was read to its end and has rested: it may be cleaned up once its events have arrived.
+    Release {
+        /// Its generation.
+        file: String,
+        /// What is to be done, and to what.
+        release: Release,
+    },
+    /// A clean-up that cannot be told from a writer's own doing is about to happen.
+    Releasing {
+        /// The file's generation.
+        file: String,
+    },
+    /// What became of a release.
+    Released {
+        /// The file's generation.
+        file: String,
+        /// What.
+        end: ReleaseEnd,
+    },
+    /// An output passed events without an ACK: what they came from must be kept.
+    Spoilt {
+        /// The output.
+        output: String,
+        /// The first event that may be one of them.
+        from: u64,
+        /// The first event behind them.
+        to: u64,
+        /// How many the output has passed so since it exists.
+        total: u64,
+    },
+}
+
+impl Fact {
+    /// Whether it may use the room that is kept for what must not wait: a reader of files can wait.
+    #[must_use]
+    pub const fn is_vital(&self) -> bool {
+        !matches!(self, Self::Read { .. })
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What the log knows of a generation of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    /// The job that reads it.
+    pub job: String,
+    /// Where it was last seen; see [`crate::fileid::path_text`].
+    pub path: String,
+    /// Which object it is.
+    pub id: FileId,
+    /// How it begins.
+    pub head: Head,
+    /// The outputs that get its events.
+    pub outputs: Vec<String>,
+    /// When it was last read, in milliseconds since 1970.
+    pub at: i64,
+}
+
+/// A clean-up, as it was asked for: it outlives its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// What is to be done.
+    pub action: Action,
+    /// Where the file lies.
+    pub path: String,
+    /// The folder that nothing is done outside of.
+    pub root: String,
+    /// What the file was like when it had been read.
+    pub stamp: Stamp,
+    /// How it ended: the hash of its last bytes, at most [`crate::fileid::HEAD_BYTES_MAX`].
+    pub tail: Head,
+    /// Empty folders are removed strictly below this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<String>,
+}
+
+/// What is done to a file whose events have arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It is removed.
+    Delete,
+    /// It is emptied.
+    Truncate,
+    /// It is moved into this folder.
+    Move(String),
+}
+
+impl Action {
+    /// The word for people, and of `event.action`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Truncate => "truncate",
+            Self::Move(_) => "move",
+        }
+    }
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseEnd {
+    /// It was carried out; what the file's generation was is over.
+    Done,
+    /// The file is not there any more: removed, or renamed.
+    Gone,
+    /// The file was changed: when it has been read again there is another release.
+    Changed,
+    /// It was refused, for this reason, and the file stays.
+    Kept(String),
 }
 
 /// Counters whose deltas ride in the records, so that they are exact after any crash.

@@ -10,7 +10,10 @@ use serde::Serialize;
 
 use super::fact::Counters;
 use super::fact::Fact;
+use super::fact::FileFacts;
 use super::fact::Part;
+use super::fact::Release;
+use super::fact::ReleaseEnd;
 use crate::event::RunId;
 use crate::run::Outcome;
 use crate::run::Trigger;
@@ -30,6 +33,51 @@ pub struct JobPast {
     pub captured: u64,
     /// How many of its runs ended.
     pub runs: u64,
+    /// What became of the files that it reads.
+    pub files: FileCounts,
+}
+
+/// What became of the files that a job reads, since the queue was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FileCounts {
+    /// Files that were cleaned up.
+    pub released: u64,
+    /// Clean-ups that were refused.
+    pub refused: u64,
+    /// Last lines without an end that became events.
+    pub partial_lines: u64,
+    /// Files that were cut or replaced before what was seen in them had been read.
+    pub cut_short: u64,
+    /// Bytes that were seen in those and never read; more may have come and gone unseen.
+    pub lost_bytes: u64,
+}
+
+/// What the log says about a generation of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePast {
+    /// What is known of it.
+    pub of: FileFacts,
+    /// Where its next line begins.
+    pub to: u64,
+    /// The first event that may be its.
+    pub first_seq: u64,
+    /// The first event behind those that may be its.
+    pub end_seq: u64,
+    /// Its clean-up, while it waits.
+    pub release: Option<Release>,
+    /// Whether that clean-up had begun, so that what the file is now says nothing of what it was.
+    pub releasing: bool,
+    /// Why its clean-up was refused, and the file kept.
+    pub kept: Option<String>,
+}
+
+/// Events that an output passed without an ACK.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Spoilt {
+    /// How many it had passed so when that was looked at.
+    pub total: u64,
+    /// Where they may be: first, and first behind.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// The last run of a job that ended.
@@ -75,7 +123,15 @@ pub struct Ledger {
     pub jobs: BTreeMap<String, JobPast>,
     /// Runs without an end.
     pub open: BTreeMap<RunId, OpenRun>,
+    /// Files that are read, by generation.
+    pub files: BTreeMap<String, FilePast>,
+    /// By output, what it passed without an ACK.
+    pub spoilt: BTreeMap<String, Spoilt>,
 }
+
+/// Most ranges that are kept for an output; beyond it the oldest two become one, which keeps more
+/// files than need be.
+const SPOILT_RANGES_MAX: usize = 64;
 
 impl Ledger {
     /// The ledger of an empty queue: events and records count from 1.
@@ -111,11 +167,11 @@ impl Ledger {
             self.past(&part.job).captured += u64::from(part.count);
         }
         for fact in facts {
-            self.apply(fact);
+            self.apply(fact, (seq, seq + events));
         }
     }
 
-    fn apply(&mut self, fact: &Fact) {
+    fn apply(&mut self, fact: &Fact, seqs: (u64, u64)) {
         match fact {
             Fact::Fired {
                 job,
@@ -164,6 +220,103 @@ impl Ledger {
                     past.last_success_at = Some(*started_at);
                 }
             }
+            Fact::Read {
+                file,
+                of,
+                to,
+                partial,
+                ..
+            } => {
+                self.past(&of.job).files.partial_lines += partial;
+                self.read(file, of, *to, seqs);
+            }
+            Fact::Forgotten { job, file, lost } => {
+                // Emptied by us, and read anew before that was recorded.
+                let was_ours = self.files.remove(file).is_some_and(|past| past.releasing);
+                let counts = &mut self.past(job).files;
+                counts.released += u64::from(was_ours);
+                counts.cut_short += u64::from(*lost > 0);
+                counts.lost_bytes += lost;
+            }
+            Fact::Release { file, release } => {
+                if let Some(past) = self.files.get_mut(file) {
+                    past.release = Some(release.clone());
+                }
+            }
+            Fact::Releasing { file } => {
+                if let Some(past) = self.files.get_mut(file) {
+                    past.releasing = true;
+                }
+            }
+            Fact::Released { file, end } => self.released(file, end),
+            Fact::Spoilt {
+                output,
+                from,
+                to,
+                total,
+            } => self.spoil(output, (*from, *to), *total),
+        }
+    }
+
+    fn read(&mut self, file: &str, of: &FileFacts, to: u64, (first, end): (u64, u64)) {
+        let Some(past) = self.files.get_mut(file) else {
+            let past = FilePast {
+                of: of.clone(),
+                to,
+                first_seq: first,
+                end_seq: end,
+                release: None,
+                releasing: false,
+                kept: None,
+            };
+            self.files.insert(file.to_owned(), past);
+            return;
+        };
+        let mut outputs = std::mem::take(&mut past.of.outputs);
+        past.of = of.clone();
+        outputs.retain(|output| !of.outputs.contains(output));
+        past.of.outputs.append(&mut outputs);
+        past.to = to;
+        past.end_seq = end;
+        // What was read on is not what was to be cleaned up.
+        past.release = None;
+        past.releasing = false;
+        past.kept = None;
+    }
+
+    fn released(&mut self, file: &str, end: &ReleaseEnd) {
+        let Some(past) = self.files.get_mut(file) else {
+            return;
+        };
+        past.release = None;
+        past.releasing = false;
+        let job = past.of.job.clone();
+        match end {
+            ReleaseEnd::Done => {
+                self.files.remove(file);
+                self.past(&job).files.released += 1;
+            }
+            // It may only have been renamed: the position stays for whoever finds it again.
+            ReleaseEnd::Gone | ReleaseEnd::Changed => {}
+            ReleaseEnd::Kept(reason) => {
+                past.kept = Some(reason.clone());
+                self.past(&job).files.refused += 1;
+            }
+        }
+    }
+
+    /// Notes where events are that an output passed without an ACK; forgets where no file depends on it.
+    fn spoil(&mut self, output: &str, range: (u64, u64), total: u64) {
+        let oldest = self.files.values().map(|past| past.first_seq).min();
+        let spoilt = self.spoilt.entry(output.to_owned()).or_default();
+        spoilt.total = total;
+        spoilt
+            .ranges
+            .retain(|(_, to)| oldest.is_some_and(|oldest| *to > oldest));
+        spoilt.ranges.push(range);
+        if spoilt.ranges.len() > SPOILT_RANGES_MAX {
+            let (from, _) = spoilt.ranges.remove(0);
+            spoilt.ranges[0].0 = from;
         }
     }
 

@@ -120,7 +120,7 @@ impl Level {
 }
 
 /// The durable cursors of the outputs that hold the queue.
-pub type Marks = Arc<Mutex<BTreeMap<String, Position>>>;
+pub type Marks = Arc<Mutex<BTreeMap<String, Cursor>>>;
 
 /// A queue that is open and served.
 #[derive(Debug)]
@@ -128,6 +128,7 @@ pub struct Queue {
     intake: Intake,
     level: watch::Receiver<Level>,
     ledger: Arc<Mutex<Ledger>>,
+    marks: Marks,
     abandoned: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<()>,
     finished: oneshot::Receiver<()>,
@@ -190,7 +191,7 @@ impl Queue {
             outputs
                 .iter()
                 .cloned()
-                .zip(cursors.iter().map(|(_, cursor)| cursor.at))
+                .zip(cursors.iter().map(|(_, cursor)| *cursor))
                 .collect(),
         ));
         let ledger = writer.ledger();
@@ -234,6 +235,7 @@ impl Queue {
                 intake,
                 level,
                 ledger,
+                marks,
                 abandoned,
                 thread,
                 finished,
@@ -259,6 +261,12 @@ impl Queue {
     #[must_use]
     pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
         self.ledger.clone()
+    }
+
+    /// How far every output is, durably, to look at for a moment.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks.clone()
     }
 
     /// Closes the door and waits until everything handed over is on disk, with a checkpoint.
@@ -549,8 +557,8 @@ impl Server {
     fn passed(&self) -> Position {
         locked(&self.marks)
             .values()
+            .map(|cursor| cursor.at)
             .min()
-            .copied()
             .unwrap_or_default()
     }
 

@@ -239,7 +239,7 @@ impl Writer {
             return Err(AppendError::Disk(removed()));
         }
         let mut bytes = draft.record().map_err(AppendError::Impossible)?;
-        let vital = !draft.facts.is_empty();
+        let vital = draft.facts.iter().any(Fact::is_vital);
         let need = bytes.len() as u64;
         // Events stop one segment short of the limit, so that fires and run ends always have room.
         let limit = self.settings.max_bytes - if vital { 0 } else { self.segment_bytes };

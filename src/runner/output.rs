@@ -17,9 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::AcquireError;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::clock::Tick;
@@ -33,18 +31,12 @@ use crate::source::gather::Gather;
 use crate::source::lines::Line;
 use crate::source::lines::Lines;
 use crate::source::multiline::Joiner;
+use crate::source::pool::Pool;
 use crate::units::Timestamp;
 
 /// What one read takes: all that a pipe of the default size holds. One such buffer per thread of
 /// the runtime serves all runs, since what was read is gathered before the next run has its turn.
 const CHUNK_BYTES: usize = 64 << 10;
-
-/// Memory for what all runs together have gathered and the queue has not captured. A run's own
-/// unfinished lines (at most `max_event` per stream) and one chunk that had to wait come on top.
-const POOL_BYTES: usize = 32 << 20;
-
-/// What the pool counts in.
-const POOL_UNIT_BYTES: usize = 4 << 10;
 
 /// What the pool reserves for an event beside its line, before its true size is known.
 const ENVELOPE_BYTES: usize = 800;
@@ -55,43 +47,7 @@ const PIECE_COST_MAX: usize = 1 << 20;
 /// Pieces are not made smaller than this, whatever they cost.
 const PIECE_BYTES_MIN: usize = 1 << 10;
 
-/// Memory that all runs share.
-#[derive(Debug, Clone)]
-pub struct Pool(Arc<Semaphore>);
-
-impl Pool {
-    /// The whole pool: 32 MiB. One per daemon.
-    #[must_use]
-    #[expect(
-        clippy::new_without_default,
-        reason = "a second pool would be a mistake, not a default"
-    )]
-    pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(POOL_BYTES / POOL_UNIT_BYTES)))
-    }
-
-    /// A pool of another size, for tests of what happens when it is empty.
-    #[cfg(test)]
-    fn of(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes / POOL_UNIT_BYTES)))
-    }
-
-    fn units(bytes: usize) -> u32 {
-        u32::try_from(bytes.min(POOL_BYTES).div_ceil(POOL_UNIT_BYTES)).unwrap_or(u32::MAX)
-    }
-
-    /// Room for so many bytes, when those who asked before have had theirs.
-    pub async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let reserved = Arc::clone(&self.0).acquire_many_owned(Self::units(bytes));
-        reserved.await.expect("the pool is never closed")
-    }
-
-    fn reserve_now(&self, units: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0).try_acquire_many_owned(units).ok()
-    }
-}
-
-type Room = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+type Room = Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>;
 
 /// One stream: its pipe until that has ended, its lines, what becomes of them.
 #[derive(Debug)]
@@ -241,10 +197,7 @@ impl Output {
         };
         let room = asked.await;
         self.asked = None;
-        // The pool is never closed.
-        if let Ok(room) = room {
-            self.hold(room);
-        }
+        self.hold(room);
     }
 
     /// Reads once from a pipe that can be read and gathers what came; `keep` sees the bytes first.
@@ -436,8 +389,7 @@ impl Output {
             self.hand_over(uplink, Vec::new());
         }
         self.room = None;
-        let waiters = Arc::clone(&self.pool.0);
-        self.asked = Some(Box::pin(waiters.acquire_many_owned(units)));
+        self.asked = Some(Box::pin(self.pool.reserve(units)));
         false
     }
 
@@ -454,7 +406,9 @@ impl Output {
     fn parts(&mut self, stream: Stream) -> (&mut Pipe, &mut Gather, &mut LogLines) {
         let pipe = match stream {
             Stream::Stderr => &mut self.stderr,
-            Stream::Stdout | Stream::Run | Stream::Daemon | Stream::Lumberjack => &mut self.stdout,
+            Stream::Stdout | Stream::Run | Stream::Daemon | Stream::Lumberjack | Stream::File => {
+                &mut self.stdout
+            }
         };
         (pipe, &mut self.gather, &mut self.log)
     }

@@ -285,7 +285,7 @@ impl Hands {
             Effect::Sync(cursor) => {
                 match tokio::task::block_in_place(|| self.file.sync()) {
                     Ok(()) => {
-                        locked(&self.marks).insert(self.output.clone(), cursor.at);
+                        locked(&self.marks).insert(self.output.clone(), cursor);
                     }
                     Err(error) => {
                         tracing::warn!(output = self.output, %error, "the cursor could not be synced");

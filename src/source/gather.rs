@@ -145,7 +145,7 @@ impl Gather {
                 self.counts.stderr_lines += line.lines;
                 &mut self.stderr
             }
-            Stream::Run | Stream::Daemon | Stream::Lumberjack => &mut self.run,
+            Stream::Run | Stream::Daemon | Stream::Lumberjack | Stream::File => &mut self.run,
         };
         let read = line.text.len() as u64 + line.ending + line.skipped;
         self.counts.bytes_read += read;

@@ -65,6 +65,12 @@ impl Lines {
         }
     }
 
+    /// A cutter for another stream, with the same limit.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self::new(self.max_event)
+    }
+
     /// Takes a chunk and hands over each line that ends in it, in order. Returns how many of its
     /// bytes were taken: all of them, unless `each` asked to stop after a line (its batch is full);
     /// then the rest is to be pushed again.

@@ -80,6 +80,10 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
         out.push('\n');
         table(&mut out, &sources, look);
     }
+    if status.jobs.iter().any(|job| job.files.is_some()) {
+        out.push('\n');
+        table(&mut out, &file_rows(&status.jobs), look);
+    }
     notes(&mut out, status);
     problems(&mut out, status, look);
     out
@@ -350,6 +354,9 @@ fn problems(out: &mut String, status: &Status, look: Look) {
     }
     let broken = status.queue.broken.iter();
     lines.extend(broken.map(|why| format!("queue: {why}")));
+    for job in &status.jobs {
+        file_problems(&mut lines, job);
+    }
     let of_jobs = status.jobs.iter().flat_map(|job| &job.problems);
     lines.extend(of_jobs.map(ToString::to_string));
     if lines.is_empty() {
@@ -360,6 +367,49 @@ fn problems(out: &mut String, status: &Status, look: Look) {
     for text in lines {
         line(out, &format!("  {}", printable(&text)));
     }
+}
+
+fn file_problems(lines: &mut Vec<String>, job: &Job) {
+    let Some(files) = &job.files else { return };
+    let name = &job.name;
+    let problem = files.problem.iter();
+    lines.extend(problem.map(|why| format!("files of {name}: {why}")));
+    let kept = files.kept.iter();
+    lines.extend(kept.map(|why| format!("files of {name}: not cleaned up: {why}")));
+    if files.refused_files > 0 {
+        lines.push(format!(
+            "files of {name}: {} are not read: links, FIFOs, files with several names, or too many",
+            files.refused_files
+        ));
+    }
+    if files.cut_short > 0 {
+        lines.push(format!(
+            "files of {name}: {} were cut or replaced before they were read; {} that had been seen are lost",
+            files.cut_short,
+            show_bytes(files.lost_bytes)
+        ));
+    }
+}
+
+/// What is read for jobs that read files.
+fn file_rows(jobs: &[Job]) -> Vec<Vec<Cell>> {
+    let mut rows = vec![header(&[
+        "FILES OF", "TRACKED", "OPEN", "BEHIND", "RELEASED", "WAITING", "KEPT",
+    ])];
+    for job in jobs {
+        if let Some(files) = &job.files {
+            rows.push(vec![
+                Cell::plain(&job.name),
+                Cell::plain(files.tracked.to_string()),
+                Cell::plain(files.open.to_string()),
+                Cell::plain(show_bytes(files.behind_bytes)),
+                Cell::plain(files.released.to_string()),
+                Cell::plain(files.waiting_releases.to_string()),
+                Cell::plain(files.refused_releases.to_string()),
+            ]);
+        }
+    }
+    rows
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {

@@ -78,6 +78,7 @@ fn sample() -> Status {
                 ..Outcomes::default()
             },
             captured_events: 1200,
+            files: None,
             skipped_ticks: 4,
             waiting_runs: 0,
             restarts: 0,

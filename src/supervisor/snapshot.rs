@@ -72,6 +72,7 @@ impl Supervisor {
             runs: known.past.runs,
             captured_events: 0,
             source: None,
+            files: None,
             skipped_ticks: view.map_or(0, |view| view.skipped),
             waiting_runs: view.map_or(0, |view| view.waiting),
             restarts: view.map_or(0, |view| view.restarts),

@@ -46,6 +46,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         fields: serde_json::Map::new(),
         receive: None,
         rights: Rights::own(),
+        files: Vec::new(),
         task: Some(Arc::new(Task {
             script: Script {
                 run: "run.sh".to_owned(),

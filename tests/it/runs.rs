@@ -41,12 +41,12 @@ use spoolbeat::run::Trigger;
 use spoolbeat::runner;
 use spoolbeat::runner::Ended;
 use spoolbeat::runner::Host;
-use spoolbeat::runner::Pool;
 use spoolbeat::runner::Progress;
 use spoolbeat::runner::Spec;
 use spoolbeat::schedule::Policy;
 use spoolbeat::schedule::Schedule;
 use spoolbeat::source::gather::Limits;
+use spoolbeat::source::pool::Pool;
 use spoolbeat::units::Timestamp;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -87,6 +87,7 @@ fn bench(script: &str) -> Bench {
         folder,
         description: String::new(),
         enabled: true,
+        files: Vec::new(),
         tags: vec!["t".into()],
         fields: serde_json::Map::new(),
         rights: Rights::own(),

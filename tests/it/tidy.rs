@@ -13,26 +13,28 @@ const MAY_USE: &[(&str, &str)] = &[
     ("clock", "units"),
     ("disk", "units"),
     ("event", "units"),
+    ("fileid", ""),
     ("log", "clock units"),
     // floor 1: pure machines
     ("schedule", "clock run units"),
     ("run", "clock units"),
     ("pipeline", "event units"),
-    ("queue", "clock disk event run units"),
+    ("queue", "clock disk event fileid run units"),
     ("protocol", "clock event units"),
-    ("cleanup", "event units"),
+    ("cleanup", "event fileid queue units"),
     ("window", "clock event protocol queue units"),
     ("deadletter", "disk units"),
     // floor 2: hands
     ("process", "clock disk event run units"),
     ("files", "clock disk event process units"),
+    ("files", "clock disk event fileid process queue units"),
     // Knows no sockets: TLS is laid over any stream, and tested so.
     ("tls", "clock disk units"),
     ("lumberjack", "clock event protocol tls units window"),
     ("results", "cleanup clock disk event files run units"),
     (
         "source",
-        "clock disk event files lumberjack pipeline process protocol queue run tls units",
+        "clock disk event fileid files lumberjack pipeline process protocol queue run tls units",
     ),
     (
         "sink",
@@ -41,7 +43,7 @@ const MAY_USE: &[(&str, &str)] = &[
     // floor 3: the text world
     (
         "job",
-        "cleanup clock event pipeline process results run schedule source units",
+        "cleanup clock event pipeline process queue results run schedule source units",
     ),
     (
         "config",
@@ -52,6 +54,10 @@ const MAY_USE: &[(&str, &str)] = &[
         "clock config disk event files job process schedule units",
     ),
     // floor 4: acting parts, which do not know each other
+    (
+        "harvester",
+        "cleanup clock event fileid files job queue source units",
+    ),
     (
         "runner",
         "cleanup clock config disk event files job pipeline process queue results run schedule source spool units",
@@ -71,7 +77,7 @@ const MAY_USE: &[(&str, &str)] = &[
 ];
 
 /// All modules of floors 0 to 4, and the head itself without `cli`.
-const BELOW_THE_HEAD: &str = "cleanup clock config control daemon deadletter disk event files job log \
+const BELOW_THE_HEAD: &str = "cleanup clock config control daemon deadletter disk event fileid files harvester job log \
      lumberjack pipeline process protocol queue results run runner schedule shipper sink source spool \
      status supervisor tls units window";
 
@@ -101,7 +107,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "fs::rename",
-        &["disk"],
+        // `files` renames what belongs to others, below a descriptor, and promises no durability.
+        &["disk", "files"],
         "call Disk::replace or Disk::rename",
     ),
     (".persist(", &["disk"], "call Disk::replace"),

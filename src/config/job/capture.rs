@@ -19,10 +19,10 @@ use crate::source::multiline;
 use crate::source::multiline::Side;
 
 /// Longest event's text when a job does not say it.
-const MAX_EVENT: u64 = 1 << 20;
+pub(super) const MAX_EVENT: u64 = 1 << 20;
 
 /// Smallest and largest `max_event`: the largest leaves 1 MiB of an event to its metadata.
-const MAX_EVENT_RANGE: Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
+pub(super) const MAX_EVENT_RANGE: Range<u64> = 1 << 10..EVENT_BYTES_MAX as u64 - (1 << 20) + 1;
 
 /// Most memory of a compiled pattern: room for any that a person writes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;

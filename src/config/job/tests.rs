@@ -318,13 +318,6 @@ fn what_is_missing_is_named_with_an_example() {
     );
 }
 
-#[test]
-fn what_is_not_built_yet_is_an_unknown_key() {
-    assert!(
-        problem("[script]", "[[files]]\npaths = ['a']\n[script]").contains("unknown key `files`")
-    );
-}
-
 /// The policy of a small job with these lines in `[schedule]`.
 fn policy(lines: &str) -> Policy {
     let job = load(&SMALL.replace("every = '5m'", lines)).unwrap();
@@ -826,4 +819,92 @@ fn an_output_that_leads_back_to_the_job_is_refused_with_both_names() {
     );
     root.hosts.pop();
     assert!(load_bytes(LISTENS.as_bytes(), &root).is_ok());
+}
+
+const FILES: &str = r#"tags = ["a"]
+[[files]]
+paths = ["/var/spool/idp/**/*.json", "out/*.log"]
+exclude = ["/var/spool/idp/x*"]
+when = "live"
+format = "json"
+max_event = "64KiB"
+tags = ["b"]
+scan = "1s"
+partial_timeout = "2s"
+after_ack = { move = "/var/spool/done/./" }
+quiet = "3s"
+roots = ["/var/spool/idp"]
+empty_folder = "delete"
+
+[[files]]
+paths = ["/var/log/app.log"]
+"#;
+
+#[test]
+fn a_job_may_do_nothing_but_read_files() {
+    let job = load(FILES).unwrap();
+    assert_eq!(job.task, None);
+    let [first, second] = job.files.as_slice() else {
+        panic!("{:?}", job.files)
+    };
+    assert_eq!(
+        first.after_ack,
+        Some(crate::queue::Action::Move("/var/spool/done".to_owned()))
+    );
+    assert!(first.prune && first.quiet == Duration::from_secs(3));
+    assert_eq!((first.format, first.max_event), (Format::Json, 64 << 10));
+    assert_eq!((second.after_ack.as_ref(), second.when), (None, When::Live));
+    let both = format!("{SMALL}{FILES}").replace("tags = [\"a\"]\n", "");
+    assert!(load(&both).unwrap().task.is_some());
+}
+
+#[test]
+fn what_is_wrong_with_files_is_told_where_it_stands_with_an_example() {
+    for (lines, words) in [
+        ("", "names no file; write paths = ["),
+        ("paths = [\"/a/[\"]", "is no glob"),
+        ("paths = [\"/a/../b\"]", "`..`"),
+        ("paths = [\"/a/*\"]\npath = 1", "did you mean `paths`?"),
+        (
+            "paths = [\"/a/*\"]\nafter_ack = \"delet\"",
+            "did you mean `delete`?",
+        ),
+        (
+            "paths = [\"/a/*\"]\nafter_ack = \"move\"",
+            "has to say where to",
+        ),
+        (
+            "paths = [\"/a/*\"]\nafter_ack = { move = \"b\" }",
+            "no absolute path",
+        ),
+        (
+            "paths = [\"/a/**\"]\nafter_ack = { move = \"/a/done\" }",
+            "read again",
+        ),
+        (
+            "paths = [\"/etc/*\"]\nafter_ack = \"delete\"",
+            "belongs to the system",
+        ),
+        (
+            "paths = [\"/a/*\"]\nroots = [\"/usr/x\"]",
+            "belongs to the system",
+        ),
+        ("paths = [\"/a/*\"]\nwhen = \"run_end\"", "waits for runs"),
+        (
+            "paths = [\"/a/*\"]\nempty_folder = \"delet\"",
+            "did you mean `delete`?",
+        ),
+    ] {
+        let problems = load(&format!("[[files]]\n{lines}\n")).unwrap_err();
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(
+            said.iter().any(|line| line.contains(words)),
+            "{lines}: {said:?}"
+        );
+    }
+    let problems = load("files = 3\n").unwrap_err();
+    assert!(
+        problems[0].to_string().contains("a list of tables"),
+        "{problems:?}"
+    );
 }

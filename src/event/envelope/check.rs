@@ -39,8 +39,9 @@ pub(super) struct Plain {
 }
 
 /// Looks at the whole of `text`; `None` when it is not an object that every receiver can read.
-pub(super) fn check(text: &str) -> Option<Found> {
-    let seen = look(text).ok()?;
+/// `has_log` says that the event has a member `log` of ours.
+pub(super) fn check(text: &str, has_log: bool) -> Option<Found> {
+    let seen = look(text, has_log).ok()?;
     if !seen.plain {
         return Some(Found::Mixed);
     }
@@ -57,7 +58,7 @@ pub(super) fn check(text: &str) -> Option<Found> {
 pub fn fit(payload: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(payload)
         .map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
-    look(text).map(drop).map_err(|error| {
+    look(text, false).map(drop).map_err(|error| {
         let what = error.to_string();
         // Most objects are one line, and its number would be taken for that of a file.
         let what = what.replace(" at line 1 column", " at column");
@@ -67,8 +68,11 @@ pub fn fit(payload: &[u8]) -> Result<(), String> {
     })
 }
 
-fn look(text: &str) -> serde_json::Result<Seen> {
-    let mut seen = Seen::default();
+fn look(text: &str, has_log: bool) -> serde_json::Result<Seen> {
+    let mut seen = Seen {
+        has_log,
+        ..Seen::default()
+    };
     let mut reader = serde_json::Deserializer::from_str(text);
     Top(&mut seen).deserialize(&mut reader)?;
     reader.end()?;
@@ -101,6 +105,7 @@ pub(super) fn time_of(text: &str) -> Time {
 
 /// What has been found at the top level so far.
 struct Seen {
+    has_log: bool,
     plain: bool,
     has_timestamp: bool,
     count: usize,
@@ -110,6 +115,7 @@ struct Seen {
 impl Default for Seen {
     fn default() -> Self {
         Self {
+            has_log: false,
             plain: true,
             has_timestamp: false,
             count: 0,
@@ -127,27 +133,30 @@ impl Seen {
             None => self.plain = false,
         }
         let before = &self.hashes[..self.count.min(FAST_MEMBERS_MAX)];
-        self.plain &= !before.contains(&hash) && !needs_merge(key);
+        self.plain &= !before.contains(&hash) && !needs_merge(key, self.has_log);
         self.count += 1;
     }
 }
 
 /// Whether an object with this key has to be taken apart.
-fn needs_merge(key: &str) -> bool {
-    matches!(
-        first_part(key),
-        "" | "@metadata"
-            | "agent"
-            | "ecs"
-            | "job"
-            | "tags"
-            | "event"
-            | "host"
-            | "fields"
-            | "@version"
-            | "beat"
-            | "fullyqualifiedbeatname"
-    ) || key.starts_with("@timestamp.")
+fn needs_merge(key: &str, has_log: bool) -> bool {
+    let first = first_part(key);
+    (has_log && first == "log")
+        || matches!(
+            first,
+            "" | "@metadata"
+                | "agent"
+                | "ecs"
+                | "job"
+                | "tags"
+                | "event"
+                | "host"
+                | "fields"
+                | "@version"
+                | "beat"
+                | "fullyqualifiedbeatname"
+        )
+        || key.starts_with("@timestamp.")
         || memchr::memchr2(b'[', b']', key.as_bytes()).is_some()
 }
 

@@ -17,8 +17,8 @@ use super::escape::escaped;
 use super::escape::escaped_lossy;
 use super::escape::fitting_prefix;
 use super::escape::number;
+use super::escape::quoted;
 use super::label_members;
-use super::log;
 use super::metadata;
 use super::prepared;
 use super::process_io;
@@ -40,6 +40,8 @@ pub struct Lines {
     pub(super) id: Vec<u8>,
     /// All that stands between the two numbers of an event.
     pub(super) between: Vec<u8>,
+    /// Of a harvested file the member `file` of `log`; else empty.
+    pub(super) file: Vec<u8>,
     pub(super) is_open_collector: bool,
 }
 
@@ -67,6 +69,7 @@ impl Lines {
         Self {
             id,
             between,
+            file: Vec::new(),
             is_open_collector: identity.shape != Shape::Ecs,
         }
     }
@@ -102,7 +105,7 @@ impl Lines {
             out.extend_from_slice(close);
         }
         let skipped = marks.skipped + left_out;
-        log(out, replaced, Marks { skipped, ..marks });
+        self.log(out, n, replaced, Marks { skipped, ..marks });
         if skipped > 0 {
             process_io(out, kept as u64, skipped);
         }
@@ -133,9 +136,50 @@ impl Lines {
         out.extend_from_slice(b"\"}");
     }
 
+    /// Appends `log`, when there is something to say: where in its file the line begins, the level of
+    /// an error, and `log.flags`, as Filebeat sets them, of a line that was changed on the way.
+    pub(super) fn log(&self, out: &mut Vec<u8>, n: u64, replaced: bool, marks: Marks) {
+        let flags = [
+            (marks.is_joined, "multiline"),
+            (marks.skipped > 0, "truncated"),
+            (replaced, "invalid_utf8"),
+        ];
+        let is_flagged = flags.iter().any(|(holds, _)| *holds);
+        let is_error = marks.tells != Tells::Event;
+        if self.file.is_empty() && !is_flagged && !is_error {
+            return;
+        }
+        out.extend_from_slice(b",\"log\":{");
+        if !self.file.is_empty() {
+            self.place(out, n);
+            out.push(b',');
+        }
+        if is_error {
+            out.extend_from_slice(b"\"level\":\"error\",");
+        }
+        if is_flagged {
+            out.extend_from_slice(b"\"flags\":[");
+            for (_, name) in flags.into_iter().filter(|(holds, _)| *holds) {
+                quoted(out, name);
+                out.push(b',');
+            }
+            out.pop();
+            out.extend_from_slice(b"],");
+        }
+        out.pop();
+        out.push(b'}');
+    }
+
+    /// Writes the members `file` and `offset` of `log` for a line of a file.
+    pub(super) fn place(&self, out: &mut Vec<u8>, n: u64) {
+        out.extend_from_slice(&self.file);
+        out.extend_from_slice(b",\"offset\":");
+        number(out, n);
+    }
+
     /// Upper bound of what an event holds beside the line.
     pub(super) fn fixed_bytes(&self) -> usize {
-        self.id.len() + self.between.len() + EXTRAS_BYTES_MAX
+        self.id.len() + self.between.len() + self.file.len() + EXTRAS_BYTES_MAX
     }
 }
 

@@ -11,6 +11,7 @@ use crate::event::EVENT_BYTES_MAX;
 use crate::units::Timestamp;
 
 use super::Envelope;
+use super::Marks;
 use super::check::Found;
 use super::check::Time;
 use super::check::check;
@@ -31,7 +32,7 @@ impl Envelope {
             return false;
         }
         let start = out.len();
-        match check(text) {
+        match check(text, !self.lines.file.is_empty()) {
             Some(Found::Plain(plain)) => {
                 if plain.has_timestamp {
                     out.push(b'{');
@@ -39,6 +40,7 @@ impl Envelope {
                     head(out, at);
                 }
                 self.lines.provenance(out, n);
+                self.lines.log(out, n, false, Marks::default());
                 out.push(if plain.is_empty { b'}' } else { b',' });
                 if !plain.is_empty {
                     out.extend_from_slice(&text.as_bytes()[1..]);
@@ -77,6 +79,7 @@ impl Envelope {
         out.extend_from_slice(b"},");
         self.merged_tags(out, &parts);
         self.merged_fields(out, &parts, &mut script);
+        self.merged_log(out, n, &parts, &mut script);
         for (key, value) in &parts.others {
             member(out, key, value.as_bytes());
         }
@@ -163,6 +166,25 @@ impl Envelope {
         }
     }
 
+    /// Where the line of a file lies stands beside what else the script's `log` says.
+    fn merged_log(&self, out: &mut Vec<u8>, n: u64, parts: &Parts<'_>, script: &mut Displaced) {
+        if self.lines.file.is_empty() {
+            return;
+        }
+        let found = parts.log.map(members).unwrap_or_default();
+        let (lost, kept): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|(key, _)| is_log_of_file(first_part(key)));
+        script.object("log", &lost);
+        out.extend_from_slice(b"\"log\":{");
+        self.lines.place(out, n);
+        for (key, value) in &kept {
+            out.push(b',');
+            pair(out, key, value.as_bytes());
+        }
+        out.extend_from_slice(b"},");
+    }
+
     /// Whether the job's own fields have one that `key` (perhaps dotted) would stand in for.
     fn has_field(&self, key: &str) -> bool {
         self.fields
@@ -180,6 +202,8 @@ struct Parts<'a> {
     tags: Option<&'a str>,
     fields: Option<&'a str>,
     script: Option<&'a str>,
+    /// Only for files: whose `log` has members of ours.
+    log: Option<&'a str>,
     has_dotted_dataset: bool,
     has_dotted_host_name: bool,
     others: Vec<(Cow<'a, str>, &'a str)>,
@@ -201,6 +225,7 @@ impl<'a> Parts<'a> {
             "host" if is_object || value.starts_with('"') => self.host = Some(value),
             "tags" if is_strings(value) => self.tags = Some(value),
             "fields" if is_object => self.fields = Some(value),
+            "log" if is_object && !ours.lines.file.is_empty() => self.log = Some(value),
             "script" => self.script = Some(value),
             "event.dataset" => {
                 self.has_dotted_dataset = true;
@@ -232,8 +257,14 @@ fn is_ours(key: &str, ours: &Envelope) -> bool {
         "event" => rest.is_empty() || first_part(rest) == "id",
         "host" => rest.is_empty(),
         "fields" => rest.is_empty() || ours.has_field(rest),
+        "log" if !ours.lines.file.is_empty() => rest.is_empty() || is_log_of_file(first_part(rest)),
         _ => false,
     }
+}
+
+/// Whether a member of `log` says where a line lies.
+fn is_log_of_file(key: &str) -> bool {
+    matches!(key, "file" | "offset")
 }
 
 /// What stands before the first dot: Elasticsearch reads dots in keys as nesting.

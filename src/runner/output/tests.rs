@@ -119,10 +119,7 @@ async fn runs_that_find_the_pool_empty_wait_and_lose_nothing() {
     }
     assert_eq!(queue.await.unwrap(), RUNS * LINES);
     // Everything that was taken from the pool is back.
-    assert_eq!(
-        pool.0.available_permits(),
-        SMALL_POOL_BYTES / POOL_UNIT_BYTES
-    );
+    assert_eq!(pool.free_units(), Pool::units(SMALL_POOL_BYTES) as usize);
 }
 
 #[tokio::test]
@@ -136,10 +133,7 @@ async fn an_unfinished_line_holds_no_room() {
     assert_eq!(output.ready().await, Ready::Readable(Stream::Stdout));
     output.read(Stream::Stdout, Timestamp(0), &mut uplink, |_| {});
     assert_eq!(output.gather().counts().events, 0);
-    assert_eq!(
-        pool.0.available_permits(),
-        SMALL_POOL_BYTES / POOL_UNIT_BYTES
-    );
+    assert_eq!(pool.free_units(), Pool::units(SMALL_POOL_BYTES) as usize);
 }
 
 #[test]
@@ -152,5 +146,5 @@ fn a_chunk_of_short_lines_is_taken_in_pieces() {
         "{cost}"
     );
     // Nothing that is asked of the pool at once is more than it has.
-    assert!(Pool::units(usize::MAX) as usize * POOL_UNIT_BYTES <= POOL_BYTES);
+    assert!(Pool::units(usize::MAX) as usize <= Pool::new().free_units());
 }
