@@ -13,8 +13,6 @@ use std::os::unix::fs::chown;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::harness::Keep;
@@ -606,33 +604,32 @@ fn files_that_are_swapped_between_the_look_and_the_copy_lead_nowhere() {
     fs::write(job.join("job.sh"), "echo plain\n").unwrap();
     fs::write(job.join("sub/part.sh"), "echo plain\n").unwrap();
     give(&job, MALLORY);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Hidden names are no part of the job; each rename is one step.
-            symlink(&secret, job.join(".link")).unwrap();
-            symlink(&closed, job.join(".sub")).unwrap();
-            while !stop.load(Ordering::Relaxed) {
-                for (name, aside) in [("job.sh", ".link"), ("sub", ".sub")] {
-                    let (name, aside) = (job.join(name), job.join(aside));
-                    let third = job.join(".third");
-                    fs::rename(&name, &third).unwrap();
-                    fs::rename(&aside, &name).unwrap();
-                    fs::rename(&third, &aside).unwrap();
-                }
-            }
-        });
-        spool.start();
-        wait_until(SOON, "it was looked at many times", || {
-            spool.job_status("swaps")["problems"]
-                .to_string()
-                .contains("jobs/swaps")
-        });
-        let looks = std::time::Instant::now();
-        wait_until(SOON, "two seconds of swapping", || {
-            looks.elapsed() > Duration::from_secs(2)
-        });
-        stop.store(true, Ordering::Relaxed);
+    // Hidden names are no part of the job; each rename is one step.
+    symlink(&secret, job.join(".link")).unwrap();
+    symlink(&closed, job.join(".sub")).unwrap();
+    let swap = |name: &str, aside: &str| {
+        let (name, aside, third) = (job.join(name), job.join(aside), job.join(".third"));
+        fs::rename(&name, &third).unwrap();
+        fs::rename(&aside, &name).unwrap();
+        fs::rename(&third, &aside).unwrap();
+    };
+    spool.start();
+    for round in 0..40 {
+        // A folder is looked at and copied when it was quiet for 100 ms: now before, now after that.
+        let quiet = Duration::from_millis(90 + round % 20);
+        let since = std::time::Instant::now();
+        wait_until(SOON, "it was quiet", || since.elapsed() >= quiet);
+        for (name, aside) in [
+            ("job.sh", ".link"),
+            ("sub", ".sub"),
+            ("job.sh", ".link"),
+            ("sub", ".sub"),
+        ] {
+            swap(name, aside);
+        }
+    }
+    wait_until(SOON, "what is left is decided on", || {
+        spool.latest_result("swaps", "stdout") == "plain\n"
     });
     spool.stop();
     assert_eq!(with_canary(&spool), [""; 0]);
@@ -720,7 +717,7 @@ fn the_last_good_version_goes_on_when_an_edit_asks_for_more_rights() {
             .as_u64()
             .is_some_and(|runs| runs > 0)
     });
-    wait_until(SOON, "with the rights of its owner", || {
+    wait_until(SOON, "still as nobody", || {
         spool.latest_result("edits", "stdout") == "nobody\n"
     });
     fs::write(job.join("job.toml"), &often).unwrap();

@@ -287,7 +287,12 @@ fn each_script_of_the_zoo_comes_to_its_own_end_and_the_neighbour_runs_on() {
         "{neighbour}"
     );
     assert_eq!(neighbour["runs"]["failed"], 0, "{neighbour}");
-    let printed = spool.latest_result("neighbour", "stdout");
+    let mut printed = String::new();
+    // The newest run may have just begun.
+    wait_until(SOON, "one has printed it all", || {
+        printed = spool.latest_result("neighbour", "stdout");
+        printed.lines().count() == 4
+    });
     assert!(
         printed.starts_with("0027\n") && printed.contains("C.UTF-8"),
         "{printed}"
