@@ -21,13 +21,19 @@ const TEXT: &str = r#"# Root configuration of spoolbeat. Check it with `spoolbea
 
 [output.lumberjack]                    # a Logstash with a beats input
 hosts = ["127.0.0.1:5044"]
+# loadbalance = false                  # true: all hosts at once
+# version = 2                          # of the protocol; 1 for servers that know no JSON
 # bulk_max_size = 2048
+# bulk_max_bytes = "8MiB"
 # compression_level = 3
 # pipelining = 2
+# ttl = "0s"                           # age at which a connection is made anew; 0s: none
 # timeout = "30s"
 # ack_stall_timeout = "5m"             # keep-alives without progress
 # backoff = { init = "1s", max = "60s" }
 # required = true                      # the queue holds events until this output has them
+
+# A table [output.lumberjack.ssl] encrypts the connection; the README shows one.
 
 # [receiver]                           # a Lumberjack server inside, to try things out without Logstash
 # listen = "127.0.0.1:5044"
@@ -124,6 +130,24 @@ mod tests {
         assert_eq!(loaded.dir, root);
         assert_eq!(files::names(&root).unwrap(), ["jobs", "plugins", ROOT_FILE]);
         assert!(make(&root, &OsDisk).is_err());
+    }
+
+    #[test]
+    fn every_key_of_an_output_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let wrong = "[output.lumberjack]\nhosts = [\"a:1\"]\nunlike_any_key = 1\n";
+        files::make_file(&root.join(ROOT_FILE), wrong, 0o644).unwrap();
+        let problems = format!("{:?}", load_root(root, &[]).unwrap_err());
+        let (_, known) = problems.split_once("known here: ").unwrap();
+        let (known, _) = known.split_once('"').unwrap();
+        let shown = |key: &str| TEXT.contains(&format!("\n# {key} = "));
+        let missing: Vec<&str> = known
+            .split(", ")
+            .filter(|key| !["kind", "hosts", "ssl"].contains(key) && !shown(key))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(known.contains("ttl"), "{known}");
     }
 
     #[test]
