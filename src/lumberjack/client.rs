@@ -638,6 +638,12 @@ impl Client {
                     .map_err(|fault| Lost::fault(&link.host, fault))?;
                 self.acked.fetch_add(progress.events, Ordering::Relaxed);
                 call.acknowledge(progress.events);
+                if progress.events == 0 && wait.is_zero() {
+                    // Keep-alives that come faster than they are read leave no other moment for it.
+                    link.session
+                        .check(now)
+                        .map_err(|fault| Lost::fault(&link.host, fault))?;
+                }
             }
             Some(Ok(Turn::Wrote)) => link.session.wrote(now),
             Some(Err(broken)) => return Err(Lost::broken(&link.host, broken)),

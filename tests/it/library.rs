@@ -589,3 +589,23 @@ async fn every_bad_server_ends_the_call_with_the_right_advice() -> Done {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_flood_of_keep_alives_does_not_hold_a_call_beyond_its_stall_timeout() -> Done {
+    let (port, played) = scripted(|mut socket| {
+        let flood = b"2A\0\0\0\0".repeat(1000);
+        while socket.write_all(&flood).is_ok() {}
+    });
+    let mut client = to(port)
+        .ack_stall_timeout(Duration::from_millis(200))
+        .connect()
+        .await?;
+    let call = tokio::time::timeout(SOON, client.send(event(1)));
+    let error = error_of(call.await?);
+    assert!(error.reason.contains("ack_stall_timeout"), "{error}");
+    drop(client);
+    task::spawn_blocking(move || played.join())
+        .await?
+        .map_err(|_| "the flood")?;
+    Ok(())
+}
