@@ -419,14 +419,10 @@ impl Session {
                 Err(want) => Ok(Some(want)),
             };
         }
-        let object = data::object(&bytes[scan.start()..]);
+        let limit = self.limits.frame_bytes;
+        let object = data::object(&bytes[scan.start()..], limit)
+            .map_err(|announced| Fault::FrameTooLarge { announced, limit })?;
         let end = scan.start() + object.len();
-        if object.len() > self.limits.frame_bytes {
-            return Err(Fault::FrameTooLarge {
-                announced: object.len(),
-                limit: self.limits.frame_bytes,
-            });
-        }
         if end > self.limits.window_bytes {
             return Err(Fault::WindowBytes(self.limits.window_bytes));
         }

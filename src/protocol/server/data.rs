@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 
 use super::Fault;
 use super::number;
@@ -70,15 +71,46 @@ impl Scan {
 }
 
 /// Whole pairs as a JSON object of texts, its keys in order. Of a key that comes twice, the last
-/// value stands; bytes that are not UTF-8 become U+FFFD.
-pub(super) fn object(mut pairs: &[u8]) -> Vec<u8> {
+/// value stands; bytes that are not UTF-8 become U+FFFD. JSON writes some bytes with six: the error is
+/// the size of an object larger than `limit`, of which no more than that was kept.
+pub(super) fn object(mut pairs: &[u8], limit: usize) -> Result<Vec<u8>, usize> {
     let mut object = BTreeMap::new();
     while let Some(key) = next_text(&mut pairs)
         && let Some(value) = next_text(&mut pairs)
     {
         object.insert(key, value);
     }
-    serde_json::to_vec(&object).expect("texts are JSON, and memory takes them")
+    let mut out = Bounded {
+        bytes: Vec::new(),
+        size: 0,
+        limit,
+    };
+    serde_json::to_writer(&mut out, &object).expect("texts are JSON, and memory takes them");
+    if out.size > limit {
+        return Err(out.size);
+    }
+    Ok(out.bytes)
+}
+
+/// Keeps what is written up to its limit, and counts the rest.
+struct Bounded {
+    bytes: Vec<u8>,
+    size: usize,
+    limit: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.size += bytes.len();
+        if self.size <= self.limit {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn next_text<'p>(pairs: &mut &'p [u8]) -> Option<Cow<'p, str>> {
