@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
@@ -87,7 +88,23 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
             [window(1), b"2C\xff\xff\xff\xff\x78\x9c".to_vec()].concat(),
         ),
         ("a window of 2^32-1 events", window(u32::MAX)),
+        (
+            "10 MiB of version 1 that are 60 MiB of JSON, in a C frame",
+            swelling(),
+        ),
     ]
+}
+
+/// An event of version 1 whose object is six times as large: each byte becomes `\u0001`.
+fn swelling() -> Vec<u8> {
+    let value = vec![1; (10 << 20) - 100];
+    let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+    let head = b"1D\0\0\0\x01\0\0\0\x01\0\0\0\x01k";
+    let frame = [head, length.as_slice(), &value].concat();
+    let mut bomb = [window(1), compressed(&frame)].concat();
+    // Both frames are of version 1.
+    (bomb[0], bomb[6]) = (b'1', b'1');
+    bomb
 }
 
 fn connect(receiver: &Receiver) -> TcpStream {
@@ -99,7 +116,9 @@ fn connect(receiver: &Receiver) -> TcpStream {
 /// What comes until the receiver closes. A receiver that has closed may reset what is still sent.
 fn rest(mut socket: TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
-    drop(socket.read_to_end(&mut rest));
+    if let Err(error) = socket.read_to_end(&mut rest) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not closed");
+    }
     rest
 }
 
