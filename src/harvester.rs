@@ -36,6 +36,7 @@ use crate::source::files::Setup;
 use crate::source::files::View;
 use crate::source::files::Wanted;
 use crate::source::files::pattern::Pattern;
+use crate::source::files::slots::Slots;
 use crate::source::gather::Limits;
 use crate::source::pool::Pool;
 
@@ -72,6 +73,8 @@ pub struct Host {
     pub intake: Intake,
     /// Memory for what is gathered.
     pub pool: Pool,
+    /// How many files are held open.
+    pub slots: Slots,
     /// Who ships.
     pub identity: Identity,
     /// When a portion is full.
@@ -104,6 +107,7 @@ pub fn setup(job: &Job, home: &Path, host: &Host, seed: u64) -> Setup {
         route: job.route.clone(),
         identity: host.identity.clone(),
         limits: host.limits,
+        slots: host.slots.of_another_job(),
         wanted: job
             .files
             .iter()

@@ -243,6 +243,17 @@ mod tests {
         assert!(matches!(judge(&ledger, &now, "f", &[]), Verdict::Keep(_)));
         assert_eq!(judge(&ledger, &now, "before", &[]), Verdict::Go);
         assert!(watch.look(&ledger, &now).is_empty());
+        // Set aside is not acknowledged either.
+        let aside = Cursor {
+            passed: Passed {
+                acked: 20,
+                set_aside: 1,
+                ..Passed::default()
+            },
+            ..now["a"]
+        };
+        let aside = Cursors::from([("a".to_owned(), aside)]);
+        assert_eq!(Watch::default().look(&Ledger::empty(), &aside).len(), 1);
         // What happened while no daemon looked may be any of them.
         let mut ledger = Ledger::empty();
         fold(

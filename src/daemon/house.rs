@@ -52,6 +52,7 @@ use crate::results::Results;
 use crate::runner;
 use crate::runner::Ended;
 use crate::runner::Host;
+use crate::source::files::slots::Slots;
 use crate::source::gather::Limits;
 use crate::source::pool::Pool;
 use crate::spool::Change;
@@ -271,6 +272,7 @@ impl House {
         let harvesters = harvester::Host {
             intake: intake.clone(),
             pool: pool.clone(),
+            slots: Slots::new(),
             identity: identity.clone(),
             limits,
             ledger: Arc::clone(&self.ledger),

@@ -29,18 +29,21 @@ use crate::units::Timestamp;
 mod draft;
 pub mod pattern;
 mod rest;
+pub mod slots;
 #[cfg(test)]
 mod tests;
 mod tracked;
 
 use draft::Draft;
+use slots::Slots;
 use tracked::Tracked;
 
 /// Files of one job that are known at a time, those that are gone and may come back among them. Each
 /// costs some 500 bytes here and in every checkpoint. What is beyond is not read, and counted.
 pub const TRACKED_MAX: usize = 10_000;
 
-/// Files of one job that are held open. At the limit those that rested longest are closed.
+/// Files of one job that are held open; see also [`Slots`]. At the limit those that rested longest are
+/// closed.
 pub const OPEN_MAX: usize = 128;
 
 /// Entries that one glob's walk looks at; some 50 ms. What is beyond is not found, and told.
@@ -114,6 +117,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Its `[[files]]`.
     pub wanted: Vec<Wanted>,
+    /// How many files it may hold open.
+    pub slots: Slots,
     /// A random number: the ids of files come from it.
     pub seed: u64,
 }
@@ -306,6 +311,10 @@ impl Harvest {
         };
         let mut budget = LOOK_BYTES_MAX;
         let mut open = self.files.values().filter(|file| file.is_open()).count();
+        if self.setup.slots.are_scarce() {
+            open -= self.close_some();
+        }
+        let mut crowded = false;
         for id in ids {
             if draft.is_full() || budget == 0 {
                 return true;
@@ -317,12 +326,13 @@ impl Harvest {
                 continue;
             }
             if !file.is_open() {
-                if open >= OPEN_MAX {
+                if open >= OPEN_MAX || self.setup.slots.are_scarce() {
                     open -= self.close_some();
                 }
                 if open >= OPEN_MAX {
                     // All are being read, or are gone and out of reach once they are closed.
                     self.problem = Some(format!("more than {OPEN_MAX} files are read at a time"));
+                    crowded = true;
                     continue;
                 }
                 open += 1;
@@ -346,12 +356,16 @@ impl Harvest {
                     return true;
                 }
                 Err(error) => {
+                    crowded |= error.kind() == std::io::ErrorKind::ResourceBusy;
                     let path = crate::fileid::path_text(&file.path);
                     self.problem = Some(format!("{path}: {error}"));
                 }
             }
         }
         self.turn = None;
+        if crowded {
+            return false;
+        }
         for (armed, wanted) in self.armed.iter_mut().zip(&self.setup.wanted) {
             *armed &= !wanted.at_run_end;
         }

@@ -108,8 +108,12 @@ fn ask(file: &mut Tracked, setup: &Setup, wanted: &Wanted, draft: &mut Draft) {
     let (Some(stamp), Some(action)) = (file.rested(), &wanted.after_ack) else {
         return;
     };
-    // Otherwise, and after an error, the next look tries again.
+    let was_open = file.is_open();
     let Ok(Some(tail)) = file.end(setup, stamp) else {
+        // The next look tries again.
+        if !was_open {
+            file.close();
+        }
         return;
     };
     if file.links() != 1 {

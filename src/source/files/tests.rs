@@ -59,6 +59,7 @@ fn rig(globs: &[&str], change: impl FnOnce(&mut Wanted)) -> Rig {
             agent_ephemeral_id: "e".to_owned(),
             shape: Shape::Ecs,
         },
+        slots: Slots::new(),
         limits: Limits {
             batch_events: 100,
             batch_bytes: 1 << 20,
@@ -194,7 +195,7 @@ fn after_a_crash_the_log_says_where_each_file_was() {
 }
 
 #[test]
-fn b5_56_rotation_by_rename_finishes_the_old_file_and_begins_the_new_one() {
+fn rotation_by_rename_finishes_the_old_file_and_begins_the_new_one() {
     for glob in ["app.log", "app.log*"] {
         let mut rig = rig(&[glob], |_| {});
         rig.append("app.log", "1\n2\n");
@@ -224,7 +225,7 @@ fn b5_56_rotation_by_rename_finishes_the_old_file_and_begins_the_new_one() {
 }
 
 #[test]
-fn b5_57_a_file_that_was_copied_and_truncated_is_read_from_its_beginning() {
+fn a_file_that_was_copied_and_truncated_is_read_from_its_beginning() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "1\n2\n3\n");
     rig.scan();
@@ -243,7 +244,7 @@ fn b5_57_a_file_that_was_copied_and_truncated_is_read_from_its_beginning() {
 }
 
 #[test]
-fn b5_57_what_was_seen_and_cut_off_before_it_was_read_is_counted() {
+fn what_was_seen_and_cut_off_before_it_was_read_is_counted() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "1\nhalf a line");
     rig.scan();
@@ -255,7 +256,7 @@ fn b5_57_what_was_seen_and_cut_off_before_it_was_read_is_counted() {
 }
 
 #[test]
-fn b5_58_truncated_and_regrown_beyond_the_old_end_is_seen_by_the_beginning() {
+fn truncated_and_regrown_beyond_the_old_end_is_seen_by_the_beginning() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "1\n2\n");
     rig.scan();
@@ -269,7 +270,7 @@ fn b5_58_truncated_and_regrown_beyond_the_old_end_is_seen_by_the_beginning() {
 }
 
 #[test]
-fn b5_59_a_new_file_with_the_inode_of_the_old_one_is_a_new_file() {
+fn a_new_file_with_the_inode_of_the_old_one_is_a_new_file() {
     let mut rig = rig(&["a.log"], |_| {});
     for n in 0..50 {
         rig.append("a.log", &format!("{n}\n"));
@@ -282,7 +283,7 @@ fn b5_59_a_new_file_with_the_inode_of_the_old_one_is_a_new_file() {
 }
 
 #[test]
-fn b5_60_a_file_that_is_deleted_while_it_is_read_is_read_to_its_end_and_let_go() {
+fn a_file_that_is_deleted_while_it_is_read_is_read_to_its_end_and_let_go() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "1\n");
     rig.scan();
@@ -301,7 +302,7 @@ fn b5_60_a_file_that_is_deleted_while_it_is_read_is_read_to_its_end_and_let_go()
 }
 
 #[test]
-fn b5_61_what_is_no_plain_file_is_refused_and_nothing_hangs() {
+fn what_is_no_plain_file_is_refused_and_nothing_hangs() {
     let mut rig = rig(&["*"], |_| {});
     fs::create_dir(rig.at("dir")).unwrap();
     symlink("/etc/hostname", rig.at("link")).unwrap();
@@ -320,7 +321,7 @@ fn b5_61_what_is_no_plain_file_is_refused_and_nothing_hangs() {
 }
 
 #[test]
-fn b5_62_a_file_with_two_names_is_not_read_and_never_cleaned_up() {
+fn a_file_with_two_names_is_not_read_and_never_cleaned_up() {
     let mut rig = rig(&["*.log"], |wanted| wanted.after_ack = Some(Action::Delete));
     fs::write(rig.at("secret"), "x\n").unwrap();
     fs::hard_link(rig.at("secret"), rig.at("a.log")).unwrap();
@@ -338,7 +339,7 @@ fn b5_62_a_file_with_two_names_is_not_read_and_never_cleaned_up() {
 }
 
 #[test]
-fn b5_63_a_last_line_without_its_end_is_held_then_joined_once() {
+fn a_last_line_without_its_end_is_held_then_joined_once() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "be");
     rig.scan();
@@ -359,7 +360,7 @@ fn b5_63_a_last_line_without_its_end_is_held_then_joined_once() {
 }
 
 #[test]
-fn b5_64_characters_and_line_ends_that_are_split_are_joined() {
+fn characters_and_line_ends_that_are_split_are_joined() {
     let mut rig = rig(&["a.log"], |_| {});
     let mut file = File::create(rig.at("a.log")).unwrap();
     for byte in "\u{20ac}uro\r\n\u{1f600}\r\n".as_bytes() {
@@ -375,7 +376,7 @@ fn b5_64_characters_and_line_ends_that_are_split_are_joined() {
 }
 
 #[test]
-fn b5_65_a_file_that_goes_on_growing_is_not_released() {
+fn a_file_that_goes_on_growing_is_not_released() {
     let mut rig = rig(&["a.log"], |wanted| wanted.after_ack = Some(Action::Delete));
     for n in 0..4 {
         rig.append("a.log", &format!("{n}\n"));
@@ -471,7 +472,7 @@ fn growth_is_not_taken_for_what_a_clean_up_has_done() {
 }
 
 #[test]
-fn b5_66_sparse_empty_and_many_files_are_bounded() {
+fn sparse_empty_and_many_files_are_bounded() {
     let mut rig = rig(&["**"], |wanted| wanted.max_event = 4096);
     fs::create_dir_all(rig.at(&"d/".repeat(100))).unwrap();
     rig.append(&format!("{}deep", "d/".repeat(40)), "deep\n");
@@ -505,7 +506,28 @@ fn b5_66_sparse_empty_and_many_files_are_bounded() {
 }
 
 #[test]
-fn b5_67_names_of_any_bytes_are_carried_without_loss() {
+fn a_job_reads_on_when_other_jobs_hold_all_files_open() {
+    let mut rig = rig(&["*"], |_| {});
+    let others = rig.setup.slots.of_another_job();
+    let held: Vec<_> = std::iter::from_fn(|| others.take().ok()).collect();
+    assert!(rig.setup.slots.are_scarce() && held.len() > 1);
+    for n in 0..3 {
+        rig.append(&format!("f{n}"), "x\n");
+    }
+    rig.scan();
+    assert_eq!(rig.messages(), ["x", "x", "x"]);
+    assert!(rig.harvest.view().open <= 1);
+    drop(held);
+    for n in 0..3 {
+        rig.append(&format!("f{n}"), "y\n");
+    }
+    rig.scan();
+    assert_eq!(rig.messages().len(), 6);
+    assert_eq!(rig.harvest.view().open, 3);
+}
+
+#[test]
+fn names_of_any_bytes_are_carried_without_loss() {
     let mut rig = rig(&["*"], |_| {});
     let name = std::ffi::OsStr::from_bytes(b"-\xff\n'\"\x1b[31m \\x41");
     fs::write(rig.dir.path().join(name), "1\n").unwrap();
@@ -520,7 +542,7 @@ fn b5_67_names_of_any_bytes_are_carried_without_loss() {
 }
 
 #[test]
-fn b5_68_a_file_that_cannot_be_read_is_told_and_tried_again() {
+fn a_file_that_cannot_be_read_is_told_and_tried_again() {
     let mut rig = rig(&["sub/*.log"], |_| {});
     rig.scan();
     assert!(rig.harvest.view().problem.is_some());
@@ -532,7 +554,7 @@ fn b5_68_a_file_that_cannot_be_read_is_told_and_tried_again() {
 }
 
 #[test]
-fn b5_69_only_the_size_counts_where_times_stand_still() {
+fn only_the_size_counts_where_times_stand_still() {
     let mut rig = rig(&["a.log"], |_| {});
     rig.append("a.log", "1\n");
     rig.scan();

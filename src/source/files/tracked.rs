@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::clock::Tick;
 use crate::event::envelope::Envelope;
 use crate::event::envelope::FileLabels;
@@ -72,7 +74,7 @@ pub(super) struct Tracked {
     /// How far it was read: what is between is in `lines`.
     read_to: u64,
     lines: Lines,
-    handle: Option<Handle>,
+    handle: Option<(Handle, OwnedSemaphorePermit)>,
     voice: Option<Envelope>,
     /// What it was like at the last look; `None`: not looked at yet.
     pub(super) meta: Option<Meta>,
@@ -474,12 +476,14 @@ impl Tracked {
 
     fn open(&mut self, setup: &Setup) -> io::Result<&Handle> {
         if self.handle.is_none() {
+            let slot = setup.slots.take()?;
             let wanted = setup.wanted.get(self.place);
             let pattern = wanted.and_then(|wanted| wanted.names(&self.path));
             let base = pattern.map_or_else(|| self.path.clone(), |pattern| pattern.base.clone());
-            self.handle = Some(Base::open(&base)?.file(&self.path)?);
+            self.handle = Some((Base::open(&base)?.file(&self.path)?, slot));
         }
-        Ok(self.handle.as_ref().expect("it has just been opened"))
+        let (handle, _) = self.handle.as_ref().expect("it has just been opened");
+        Ok(handle)
     }
 
     /// Whether what is open is not what was read before.
@@ -490,7 +494,7 @@ impl Tracked {
         if self.proved == Some(meta.stamp) {
             return Ok(false);
         }
-        let Some(handle) = &self.handle else {
+        let Some((handle, _)) = &self.handle else {
             return Ok(false);
         };
         let mut same = handle.begins_with(&self.head)?;
