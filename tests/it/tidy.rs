@@ -26,7 +26,6 @@ const MAY_USE: &[(&str, &str)] = &[
     ("deadletter", "disk units"),
     // floor 2: hands
     ("process", "clock disk event run units"),
-    ("files", "clock disk event process units"),
     ("files", "clock disk event fileid process queue units"),
     // Knows no sockets: TLS is laid over any stream, and tested so.
     ("tls", "clock disk units"),
