@@ -422,11 +422,11 @@ fn a_stop_ends_a_script_and_its_child_that_sleeps_an_hour() {
 }
 
 #[test]
-fn slow_10000_runs_leave_no_descriptor_process_cgroup_or_memory() {
-    if std::env::var_os("SPOOLBEAT_SLOW").is_none() {
+fn soak_10000_runs_leave_no_descriptor_process_cgroup_or_memory() {
+    if std::env::var_os("SPOOLBEAT_SOAK").is_none_or(|value| value != "1") {
         drop(std::io::Write::write_all(
             &mut std::io::stdout(),
-            b"SKIP slow_10000_runs: set SPOOLBEAT_SLOW=1 for tests that take minutes\n",
+            b"SKIP soak_10000_runs: set SPOOLBEAT_SOAK=1 for tests that take many minutes\n",
         ));
         return;
     }
