@@ -214,17 +214,23 @@ pub struct Output {
     /// How its servers are proved: `full`, `certificate`, `none` (TLS without any check), or `off`
     /// without TLS.
     pub tls: String,
+    /// Events that were captured before it existed. This and its counts of events below add up to
+    /// those captured.
+    pub before_events: u64,
     /// Events that it has had acknowledged since it exists.
     pub acked_events: u64,
     /// Events that it still has before it, those in flight among them.
     pub waiting_events: u64,
     /// Events that were for other outputs only.
     pub not_mine_events: u64,
-    /// Events that it could not get, as their record in the queue cannot be read any more. Since the
-    /// output exists, its five counts of events add up to those captured.
+    /// Events that it could not get, as their record in the queue cannot be read any more.
     pub damaged_events: u64,
     /// Events that its servers refused again and again: they are in `dead-letter/<output>/`.
     pub set_aside_events: u64,
+    /// Events that were given up for it, so that the queue could take others.
+    pub dropped_events: u64,
+    /// Events that a person passed over for it.
+    pub skipped_events: u64,
     /// Windows that were sent and not yet acknowledged.
     pub in_flight_windows: u64,
     /// Windows sent since the daemon was started, those sent again counted again.

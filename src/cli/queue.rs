@@ -201,12 +201,14 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
         let passed = cursor.passed;
         writeln!(
             out,
-            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged, {} set aside",
+            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged, {} set aside, {} dropped, {} skipped",
             ledger.next_seq.saturating_sub(cursor.seq),
             passed.acked,
             passed.not_mine,
             passed.damaged,
-            passed.set_aside
+            passed.set_aside,
+            passed.dropped,
+            passed.skipped
         )?;
     }
     for (job, past) in &ledger.jobs {

@@ -18,7 +18,7 @@ use crate::disk::Open;
 
 const MAGIC: [u8; 4] = *b"SPC1";
 const SLOT_BYTES: usize = 512;
-const USED_BYTES: usize = 96;
+const USED_BYTES: usize = 104;
 
 /// How an output passed events. Only the first two let a source be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -31,13 +31,17 @@ pub struct Passed {
     pub damaged: u64,
     /// The peer refused them again and again: they are dead letters.
     pub set_aside: u64,
+    /// They were given up, so that the queue could take others.
+    pub dropped: u64,
+    /// A person passed them over.
+    pub skipped: u64,
 }
 
 impl Passed {
     /// All together.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.acked + self.not_mine + self.damaged + self.set_aside
+        self.acked + self.not_mine + self.damaged + self.set_aside + self.dropped + self.skipped
     }
 
     /// Adds `more`.
@@ -46,6 +50,8 @@ impl Passed {
         self.not_mine += more.not_mine;
         self.damaged += more.damaged;
         self.set_aside += more.set_aside;
+        self.dropped += more.dropped;
+        self.skipped += more.skipped;
     }
 }
 
@@ -201,6 +207,8 @@ fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     LittleEndian::write_u64(&mut out[64..72], cursor.passed.not_mine);
     LittleEndian::write_u64(&mut out[72..80], cursor.passed.damaged);
     LittleEndian::write_u64(&mut out[80..88], cursor.passed.set_aside);
+    LittleEndian::write_u64(&mut out[88..96], cursor.passed.dropped);
+    LittleEndian::write_u64(&mut out[96..104], cursor.passed.skipped);
     let crc = crc32fast::hash(&out[8..USED_BYTES]);
     LittleEndian::write_u32(&mut out[4..8], crc);
     out
@@ -226,6 +234,8 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
             not_mine: at(64),
             damaged: at(72),
             set_aside: at(80),
+            dropped: at(88),
+            skipped: at(96),
         },
     };
     Some((at(8), cursor))
@@ -251,6 +261,8 @@ mod tests {
                 not_mine: 2,
                 damaged: 0,
                 set_aside: 3,
+                dropped: 4,
+                skipped: 5,
             },
         }
     }

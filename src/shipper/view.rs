@@ -3,6 +3,7 @@
 use super::Lane;
 use super::Link;
 use super::Shipper;
+use crate::queue::cursor::Passed;
 
 /// One output at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -12,14 +13,10 @@ pub struct View {
     pub state: String,
     /// The host of the connection, or the one tried next; with `loadbalance` all of them.
     pub host: String,
-    /// Events that were acknowledged since the output exists.
-    pub acked: u64,
-    /// Events that could not be read any more.
-    pub damaged: u64,
-    /// Events for other outputs.
-    pub not_mine: u64,
-    /// Events that became dead letters.
-    pub set_aside: u64,
+    /// Events that were captured before the output existed.
+    pub before: u64,
+    /// How the output passed events since.
+    pub passed: Passed,
     /// Events that wait for this output, those in flight among them.
     pub waiting: u64,
     /// Windows in flight.
@@ -67,10 +64,8 @@ impl Shipper {
         View {
             state: state.unwrap_or("down").to_owned(),
             host: names.join(", "),
-            acked: cursor.passed.acked,
-            damaged: cursor.passed.damaged,
-            not_mine: cursor.passed.not_mine,
-            set_aside: cursor.passed.set_aside,
+            before: cursor.born.saturating_sub(1),
+            passed: cursor.passed,
             waiting: next_seq.saturating_sub(cursor.seq),
             in_flight: hosts.iter().map(|host| host.in_flight).sum(),
             windows: self.windows,

@@ -329,15 +329,25 @@ fn problems(out: &mut String, status: &Status, look: Look) {
         let error = output.last_error.iter();
         lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
     }
-    for output in status
-        .outputs
-        .iter()
-        .filter(|output| output.damaged_events > 0)
-    {
-        lines.push(format!(
-            "output {}: {} events were lost to damage in the queue; see `spoolbeat queue verify`",
-            output.name, output.damaged_events
-        ));
+    for output in &status.outputs {
+        let name = &output.name;
+        let passed = [
+            (
+                output.damaged_events,
+                "were lost to damage in the queue; see `spoolbeat queue verify`",
+            ),
+            (
+                output.dropped_events,
+                "were given up, as the queue was full",
+            ),
+            (output.skipped_events, "were passed over by a person"),
+        ];
+        lines.extend(
+            passed
+                .iter()
+                .filter(|(events, _)| *events > 0)
+                .map(|(events, how)| format!("output {name}: {events} events {how}")),
+        );
     }
     for job in &status.jobs {
         let source = job.source.iter();

@@ -41,6 +41,9 @@ fn assert_exact(status: &Value) {
             "not_mine_events",
             "damaged_events",
             "set_aside_events",
+            "dropped_events",
+            "skipped_events",
+            "before_events",
         ];
         let sum: u64 = parts.iter().map(|part| number(&output[*part])).sum();
         assert_eq!(sum, captured, "{output}");
