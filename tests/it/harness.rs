@@ -229,6 +229,26 @@ impl Spool {
         serde_json::from_str(log.lines().next_back().unwrap()).unwrap()
     }
 
+    /// The daemon's own log so far, line by line; the last line may be only half written.
+    fn told(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines = log.lines().map(serde_json::from_str);
+        lines.filter_map(Result::ok).collect()
+    }
+
+    /// How often a version of the job has been loaded.
+    pub(crate) fn loads(&self, job: &str) -> usize {
+        let is_load =
+            |line: &Value| line["message"] == "job is loaded" && line["labels"]["job"] == job;
+        self.told().iter().filter(|line| is_load(line)).count()
+    }
+
+    /// How many lines of the daemon's own log have these words.
+    pub(crate) fn said_of(&self, words: &str) -> usize {
+        let has = |line: &Value| line["message"].as_str().is_some_and(|m| m.contains(words));
+        self.told().iter().filter(|line| has(line)).count()
+    }
+
     /// Lets other users through to the root directory, as they are to one that is in use.
     pub(crate) fn open_to_users(&self) {
         let way = fs::Permissions::from_mode(0o711);

@@ -24,5 +24,6 @@ mod steer;
 mod test_output;
 mod tidy;
 mod tls;
+mod tools;
 mod words;
 mod zoo;
