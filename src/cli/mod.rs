@@ -46,6 +46,7 @@ pub mod try_job;
 
 mod feed;
 mod say;
+mod select;
 mod signals;
 mod tls_flags;
 
@@ -138,6 +139,7 @@ enum Command {
     /// Look into the queue on disk, with or without a daemon
     #[command(after_help = "Examples:
   spoolbeat queue stat /srv/spool
+  spoolbeat queue ls /srv/spool
   spoolbeat queue cat /srv/spool --job disk --since 15m
   spoolbeat queue verify /srv/spool")]
     Queue {
@@ -147,6 +149,8 @@ enum Command {
     /// Send kept events again, or those set aside, under the same event.id; the daemon's cursors do not move
     #[command(after_help = "Examples:
   spoolbeat replay disk --since 2h --root /srv/spool
+  spoolbeat replay --seq 5000..9000 --rate 500/s --dry-run
+  spoolbeat replay disk --run 20261121-100720.631-18f145b8 --stdout
   spoolbeat replay --dead-letter --output lumberjack --dry-run
   spoolbeat replay --dead-letter --output lumberjack")]
     Replay(replay::Args),

@@ -1,4 +1,4 @@
-//! `spoolbeat queue stat | cat | verify`: looks into a queue, live or stopped, and changes nothing.
+//! `spoolbeat queue stat | ls | cat | verify`: looks into a queue, live or stopped, and changes nothing.
 
 use std::io;
 use std::io::BufWriter;
@@ -7,16 +7,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::clock;
+use crate::cli::select::Select;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::queue::inspect;
-use crate::queue::inspect::Filter;
-use crate::queue::inspect::Go;
 use crate::queue::inspect::Survey;
+use crate::queue::select;
+use crate::queue::select::Event;
+use crate::queue::select::Filter;
+use crate::queue::select::Go;
 use crate::units;
-use crate::units::Timestamp;
 
 /// What to look at.
 #[derive(Debug, clap::Subcommand)]
@@ -30,20 +31,32 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The segments: what they hold, who still needs them, and what is wrong with them.
+    #[command(after_help = "Example: spoolbeat queue ls /srv/spool")]
+    Ls {
+        /// The root directory.
+        root: Option<std::path::PathBuf>,
+        /// As one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// The events that are kept, one JSON object a line, in the order of capture.
-    #[command(
-        after_help = "Example: spoolbeat queue cat /srv/spool --job disk --since 15m | jq .message"
-    )]
+    #[command(after_help = "Examples:
+  spoolbeat queue cat /srv/spool --job disk --since 15m | jq .message
+  spoolbeat queue cat --grep 'user\":\"root' --limit 10")]
     Cat {
         /// The root directory.
         root: Option<std::path::PathBuf>,
         /// Only of this job.
         #[arg(long)]
         job: Option<String>,
-        /// Only from this time on: RFC 3339, or how long ago, like 15m.
-        #[arg(long, value_parser = since)]
-        since: Option<Timestamp>,
-        /// As JSON; events always are, so this changes nothing.
+        /// Which of them.
+        #[command(flatten)]
+        select: Box<Select>,
+        /// Only the first so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// Each with its number, job and stream around it: {"seq":7,"job":"disk","stream":"stdout","event":{...}}
         #[arg(long)]
         json: bool,
     },
@@ -63,27 +76,12 @@ impl Command {
     #[must_use]
     pub fn root(&self) -> Option<&Path> {
         match self {
-            Self::Stat { root, .. } | Self::Cat { root, .. } | Self::Verify { root, .. } => {
-                root.as_deref()
-            }
+            Self::Stat { root, .. }
+            | Self::Ls { root, .. }
+            | Self::Cat { root, .. }
+            | Self::Verify { root, .. } => root.as_deref(),
         }
     }
-}
-
-/// Reads a point in time: RFC 3339, or a duration back from now.
-///
-/// # Errors
-/// What is wrong, with correct examples.
-pub fn since(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(at);
-    }
-    units::parse_duration(text).map_or_else(
-        |_| {
-            Err(format!("`{text}` is neither a time like 2026-11-21T08:00:00Z nor a duration like 15m, 2h or 1d"))
-        },
-        |back| Ok(Timestamp(clock::now().0 - i64::try_from(back.as_millis()).unwrap_or(i64::MAX))),
-    )
 }
 
 /// Runs the command on the root `root`.
@@ -102,15 +100,21 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
     }
     let done = match command {
         Command::Stat { json, .. } => stat(&survey, *json).map(|()| ExitCode::SUCCESS),
-        Command::Cat { job, since, .. } => cat(
-            &disk,
-            &dir,
-            &survey,
-            &Filter {
-                job: job.clone(),
-                since: *since,
-            },
-        ),
+        Command::Ls { json, .. } => list(&disk, &dir, &survey, *json),
+        Command::Cat {
+            job,
+            select,
+            limit,
+            json,
+            ..
+        } => {
+            let cat = Cat {
+                filter: select.filter(job.as_deref()),
+                limit: *limit,
+                json: *json,
+            };
+            cat.run(&disk, &dir, &survey, select)
+        }
         Command::Verify { json, .. } => verify(&disk, &dir, &survey, *json),
     };
     match done {
@@ -221,22 +225,116 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn cat(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, filter: &Filter) -> io::Result<ExitCode> {
+fn list(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> io::Result<ExitCode> {
+    let segments = inspect::segments(disk, dir, survey)?;
+    let damaged = segments.iter().any(|segment| !segment.damage.is_empty());
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut wrote = Ok(());
-    let missed = inspect::events(disk, dir, survey.end, filter, |_, event| {
-        wrote = out.write_all(event).and_then(|()| out.write_all(b"\n"));
-        if wrote.is_ok() { Go::On } else { Go::Stop }
-    })?;
-    wrote?;
-    out.flush()?;
-    if missed.records > 0 {
-        return Ok(super::say::fail(
-            1,
-            &format!("{} records are damaged and were left out", missed.records),
-        ));
+    if !json {
+        writeln!(
+            out,
+            "{:<20}  {:>5}  {:>21}  {:>7}  {:>8}  {:>9}  {:<24}  {:<24}  NEEDED BY",
+            "SEGMENT",
+            "EPOCH",
+            "EVENTS",
+            "RECORDS",
+            "COUNT",
+            "SIZE",
+            "FIRST WRITTEN",
+            "LAST WRITTEN"
+        )?;
     }
-    Ok(ExitCode::SUCCESS)
+    for segment in &segments {
+        if json {
+            serde_json::to_writer(&mut out, segment)?;
+            writeln!(out)?;
+            continue;
+        }
+        let dash = || "-".to_owned();
+        let seqs = segment
+            .seqs
+            .map_or_else(dash, |(from, to)| format!("{from}..{to}"));
+        let (first, last) = segment.written.unzip();
+        writeln!(
+            out,
+            "{:<20}  {:>5}  {seqs:>21}  {:>7}  {:>8}  {:>9}  {:<24}  {:<24}  {}",
+            segment.file,
+            segment.epoch.map_or_else(dash, |epoch| epoch.to_string()),
+            segment.records,
+            segment.events,
+            units::show_bytes(segment.bytes),
+            first.map_or_else(dash, |at| at.to_string()),
+            last.map_or_else(dash, |at| at.to_string()),
+            if segment.needed_by.is_empty() {
+                "(kept for replay)".to_owned()
+            } else {
+                segment.needed_by.join(", ")
+            },
+        )?;
+        for damage in &segment.damage {
+            writeln!(out, "  damaged: {damage}")?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::from(u8::from(damaged)))
+}
+
+/// `queue cat`.
+struct Cat {
+    filter: Filter,
+    limit: Option<u64>,
+    json: bool,
+}
+
+impl Cat {
+    fn run(
+        &self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        survey: &Survey,
+        select: &Select,
+    ) -> io::Result<ExitCode> {
+        if let Some(why) = select.too_old(&inspect::kept(disk, dir, survey)?) {
+            super::say::note(&why);
+        }
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        let mut wrote = Ok(());
+        let missed = select::events(disk, dir, survey.end, &self.filter, |event| {
+            if left == 0 {
+                return Go::Stop;
+            }
+            left -= 1;
+            wrote = self.write(&mut out, &event);
+            if wrote.is_ok() && left > 0 {
+                Go::On
+            } else {
+                Go::Stop
+            }
+        })?;
+        wrote?;
+        out.flush()?;
+        if missed.records > 0 {
+            return Ok(super::say::fail(
+                1,
+                &format!("{} records are damaged and were left out", missed.records),
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn write(&self, out: &mut impl Write, event: &Event<'_>) -> io::Result<()> {
+        if self.json {
+            let job = serde_json::to_string(&*event.part.job)?;
+            let stream = event.part.stream.name();
+            write!(
+                out,
+                r#"{{"seq":{},"job":{job},"stream":"{stream}","event":"#,
+                event.seq
+            )?;
+        }
+        out.write_all(event.json)?;
+        out.write_all(if self.json { b"}\n" } else { b"\n" })
+    }
 }
 
 fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> io::Result<ExitCode> {

@@ -27,11 +27,13 @@ mod file;
 mod lines;
 mod notice;
 mod object;
+mod replay;
 
 pub use check::fit;
 pub use file::FileLabels;
 pub use file::FileReleased;
 pub use lines::Lines;
+pub use replay::Replay;
 
 /// `agent.type`, and the index prefix in `@metadata.beat`.
 const BEAT: &str = "spoolbeat";

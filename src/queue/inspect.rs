@@ -1,6 +1,6 @@
 //! Looking into a queue without changing it, whether its daemon runs or not.
 //!
-//! Serves the commands `queue stat | cat | verify` and `replay`.
+//! Serves the commands `queue stat | ls | cat | verify`, `replay` and `doctor`.
 
 use std::io;
 use std::path::Path;
@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use super::cursor;
 use super::cursor::Cursor;
-use super::fact::Part;
 use super::ledger::Ledger;
+use super::log;
 use super::log::LogReader;
 use super::record::Body;
+use super::record::Header;
 use super::record::StoredEvents;
 use super::recover;
 use super::recover::OpenError;
 use super::segment;
 use super::segment::Position;
+use super::select;
+use super::select::Filter;
+use super::select::Go;
 use crate::disk::Disk;
-use crate::event::Frames;
 use crate::units::Timestamp;
 
 /// What a queue folder holds.
@@ -41,7 +44,6 @@ pub struct Survey {
 /// # Errors
 /// [`OpenError`].
 pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
-    let found = recover::survey(disk, dir)?;
     let at_dir = |error| OpenError::Disk {
         path: dir.to_path_buf(),
         error,
@@ -54,6 +56,8 @@ pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
             cursors.push((output.to_owned(), cursor));
         }
     }
+    // Behind the cursors: those of a daemon that goes on are then never ahead of what is found.
+    let found = recover::survey(disk, dir)?;
     Ok(Survey {
         ledger: found.ledger,
         epoch: found.epoch,
@@ -63,105 +67,149 @@ pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
     })
 }
 
-/// Which events are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only of this job.
-    pub job: Option<String>,
-    /// Only read at or after this time.
+/// Where what is kept begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Number of the first event that is kept, or of the next one.
+    pub seq: u64,
+    /// When it was read; `None` when no event is kept.
     pub since: Option<Timestamp>,
 }
 
-impl Filter {
-    fn takes(&self, part: &Part) -> bool {
-        self.job.as_deref().is_none_or(|job| *part.job == *job)
-            && self.since.is_none_or(|since| part.last >= since)
-    }
-}
-
-/// What [`events`] could not show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Missed {
-    /// Records that could not be read.
-    pub records: u64,
-}
-
-/// Gives every wanted event to `each`, in the order of capture, until it says [`Go::Stop`].
-/// Records without a wanted part are skipped without inflating them. Times are those of a record's
-/// parts, so a few events before `since` may come along.
+/// Finds where what is kept begins.
 ///
 /// # Errors
 /// What the disk said.
-pub fn events(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    end: Position,
-    filter: &Filter,
-    mut each: impl FnMut(&Part, &[u8]) -> Go,
-) -> io::Result<Missed> {
-    let mut reader = LogReader::new(disk.clone(), dir, first(&**disk, dir)?);
-    let mut missed = Missed::default();
-    let mut expected = None;
-    while let Some(found) = reader.next(end)? {
-        let number = found.header.number;
-        missed.records += expected.map_or(0, |expected| number.saturating_sub(expected));
-        expected = Some(number + 1);
-        if found.header.count == 0 {
-            continue;
-        }
-        let Some(body) = reader
-            .body(&found)?
-            .and_then(|bytes| Body::read(&bytes).ok())
-        else {
-            missed.records += 1;
-            continue;
+pub fn kept(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<Kept> {
+    let mut kept = Kept {
+        seq: survey.ledger.next_seq,
+        since: None,
+    };
+    let all = Filter::default();
+    select::events(disk, dir, survey.end, &all, |event| {
+        kept = Kept {
+            seq: event.seq,
+            since: Some(event.part.first),
         };
-        if !body.parts.iter().any(|part| filter.takes(part)) {
-            continue;
-        }
-        let header = found.header;
-        let stored = StoredEvents {
-            bytes: body.events,
-            count: header.count,
-            raw_bytes: header.raw_bytes,
-            zlib: header.zlib,
-        };
-        let Ok(frames) = stored.frames() else {
-            missed.records += 1;
-            continue;
-        };
-        if each_event(&frames, &body.parts, filter, &mut each) == Go::Stop {
-            break;
-        }
-    }
-    Ok(missed)
+        Go::Stop
+    })?;
+    Ok(kept)
 }
 
-/// Whether a walk goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Go {
-    /// It does.
-    On,
-    /// It ends here.
-    Stop,
+/// A segment as `queue ls` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SegmentView {
+    /// Its id.
+    pub id: u64,
+    /// File name.
+    pub file: String,
+    /// How often the queue had been opened; `None` when its head is damaged.
+    pub epoch: Option<u32>,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Records in it that begin well.
+    pub records: u64,
+    /// Events in those.
+    pub events: u64,
+    /// Numbers of the first and the last event.
+    pub seqs: Option<(u64, u64)>,
+    /// When its first and its last record were written.
+    #[serde(serialize_with = "times")]
+    pub written: Option<(Timestamp, Timestamp)>,
+    /// Outputs that have not passed it.
+    pub needed_by: Vec<String>,
+    /// What is wrong with it, as far as heads of records show; `verify` reads all.
+    pub damage: Vec<String>,
 }
 
-fn each_event(
-    frames: &Frames,
-    parts: &[Part],
-    filter: &Filter,
-    each: &mut impl FnMut(&Part, &[u8]) -> Go,
-) -> Go {
-    let mut payloads = frames.payloads();
-    for part in parts {
-        let wanted = filter.takes(part);
-        for payload in payloads.by_ref().take(part.count as usize) {
-            if wanted && each(part, payload) == Go::Stop {
-                return Go::Stop;
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn times<S: serde::Serializer>(
+    written: &Option<(Timestamp, Timestamp)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let texts = written.map(|(first, last)| (first.to_string(), last.to_string()));
+    serde::Serialize::serialize(&texts, serializer)
+}
+
+/// Lists the segments, oldest first. Reads only heads of records.
+///
+/// # Errors
+/// What the disk said.
+pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<Vec<SegmentView>> {
+    let mut views = Vec::new();
+    let mut expected: Option<u64> = None;
+    for (id, bytes) in &survey.segments {
+        let mut view = SegmentView {
+            id: *id,
+            file: segment::file_name(*id),
+            epoch: None,
+            bytes: *bytes,
+            records: 0,
+            events: 0,
+            seqs: None,
+            written: None,
+            needed_by: needed_by(*id, survey),
+            damage: Vec::new(),
+        };
+        match log::read_head(&**disk, dir, *id) {
+            Ok(Ok(head)) => view.epoch = Some(head.epoch),
+            Ok(Err(bad)) => view.damage.push(format!("its head is no head: {bad:?}")),
+            // Removed by its daemon since the survey.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                view.damage.push(format!("it cannot be read: {error}"));
+                views.push(view);
+                continue;
             }
         }
+        // Up to the next one, so that records that are void there are left out.
+        let next = Position {
+            segment: id + 1,
+            offset: 0,
+        };
+        let start = Position {
+            segment: *id,
+            offset: 0,
+        };
+        let mut reader = LogReader::new(disk.clone(), dir, start);
+        while let Some(found) = reader.next(next.min(survey.end))? {
+            view.add(&found.header, expected);
+            expected = Some(found.header.number + 1);
+        }
+        views.push(view);
     }
-    Go::On
+    Ok(views)
+}
+
+impl SegmentView {
+    fn add(&mut self, header: &Header, expected: Option<u64>) {
+        if let Some(expected) = expected.filter(|expected| header.number > *expected)
+            && self.damage.len() < DAMAGE_MAX
+        {
+            let lost = header.number - expected;
+            self.damage.push(format!(
+                "{lost} records before record {} are missing",
+                header.number
+            ));
+        }
+        self.records += 1;
+        self.events += u64::from(header.count);
+        let first = self.written.map_or(header.at, |(first, _)| first);
+        self.written = Some((first, header.at));
+        if header.count > 0 {
+            let first = self.seqs.map_or(header.seq, |(first, _)| first);
+            self.seqs = Some((first, header.seq + u64::from(header.count) - 1));
+        }
+    }
+}
+
+/// The outputs whose cursors lie in this segment or before it.
+fn needed_by(id: u64, survey: &Survey) -> Vec<String> {
+    let behind = survey
+        .cursors
+        .iter()
+        .filter(|(_, cursor)| cursor.at.segment <= id && cursor.seq < survey.ledger.next_seq);
+    behind.map(|(output, _)| output.clone()).collect()
 }
 
 /// Something wrong in a queue.
@@ -266,7 +314,8 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<V
     Ok(verdict)
 }
 
-fn first(disk: &dyn Disk, dir: &Path) -> io::Result<Position> {
-    let segment = super::log::first_segment(disk, dir, 0)?.unwrap_or_default();
+/// Where the oldest segment begins.
+pub(super) fn first(disk: &dyn Disk, dir: &Path) -> io::Result<Position> {
+    let segment = log::first_segment(disk, dir, 0)?.unwrap_or_default();
     Ok(Position { segment, offset: 0 })
 }

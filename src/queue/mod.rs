@@ -24,6 +24,7 @@ pub mod log;
 pub mod record;
 pub mod recover;
 pub mod segment;
+pub mod select;
 pub mod service;
 pub mod writer;
 

@@ -444,7 +444,7 @@ fn assert_none_lost<'a>(spool: &Spool, ids: impl Iterator<Item = &'a str>) {
         u64::try_from(EVENTS).unwrap() - aside
     );
     assert!(aside < 5, "{aside} events set aside");
-    let letters = spool.command(&["replay", "--dead-letter", "--dry-run"]);
+    let letters = spool.command(&["replay", "--dead-letter", "--stdout"]);
     let letters = String::from_utf8(letters.stdout).unwrap();
     there.extend(
         letters

@@ -55,8 +55,16 @@ fn dead_letters_that_are_acknowledged_are_removed() {
 
     set_aside(&spool, "0000000001.ndjson", &[ONE, TWO]);
     set_aside(&spool, "0000000002.ndjson", &[THREE]);
-    let shown = spool.command(&["replay", "--dead-letter", "--dry-run"]);
+    let shown = spool.command(&["replay", "--dead-letter", "--stdout"]);
     assert_eq!(said(&shown), format!("{ONE}\n{TWO}\n{THREE}\n"));
+    let counted = spool.command(&["replay", "--dead-letter", "--dry-run"]);
+    for words in [
+        "events     3\n",
+        "2026-11-21T08:08:08.123Z\n",
+        "nothing was sent",
+    ] {
+        assert!(said(&counted).contains(words), "{}", said(&counted));
+    }
     assert_eq!((left(&spool).len(), logstash.count()), (2, 0));
 
     let sent = spool.command(&["replay", "--dead-letter", "--output", "lumberjack"]);

@@ -17,6 +17,7 @@ mod policy;
 mod process;
 mod race;
 mod receive;
+mod replay;
 mod runs;
 mod send;
 mod slow;

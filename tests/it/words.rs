@@ -261,6 +261,7 @@ fn every_command_has_examples_in_its_help() {
         &["results"],
         &["queue"],
         &["queue", "stat"],
+        &["queue", "ls"],
         &["queue", "cat"],
         &["queue", "verify"],
         &["replay"],
@@ -306,6 +307,7 @@ fn what_is_not_there_yet_is_not_taken_for_a_fault_of_the_disk() {
     let spool = Spool::new(1);
     for args in [
         &["queue", "stat"][..],
+        &["queue", "ls"],
         &["queue", "cat"],
         &["queue", "verify"],
         &["replay", "--since", "1h"],

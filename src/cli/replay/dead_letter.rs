@@ -24,11 +24,14 @@ use crate::disk;
 use crate::disk::Disk;
 use crate::disk::Replace;
 use crate::event::RunId;
+use crate::event::envelope::Replay;
 use crate::lumberjack::Client;
 use crate::lumberjack::client::Advice;
 use crate::lumberjack::client::Error;
 use crate::lumberjack::client::Json;
 use crate::sink::lumberjack::Settings;
+use crate::units::Timestamp;
+use crate::units::show_bytes;
 
 /// Ends the name of a file that is being replayed.
 const CLAIMED: &str = ".replay";
@@ -56,13 +59,23 @@ enum Stop {
     Server(Error),
 }
 
+/// What is done with them.
+pub(super) enum What {
+    /// They are counted.
+    Count,
+    /// They are printed.
+    Print,
+    /// They are sent again.
+    Send(Replay),
+}
+
 /// Sends the dead letters of output `name` again.
 pub(super) async fn run(
     disk: &dyn Disk,
     root: &Path,
     name: &str,
     settings: &Settings,
-    dry_run: bool,
+    what: What,
 ) -> ExitCode {
     let dir = deadletter::dir(root, name);
     let at_dir = |error: io::Error| say::fail(CANNOT_READ, &format!("{}: {error}", dir.display()));
@@ -73,20 +86,30 @@ pub(super) async fn run(
     if files.is_empty() {
         return say::done(&format!("there are no dead letters of {name}"));
     }
-    if dry_run {
-        return match print(disk, &files) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => at_dir(error),
-            _ => ExitCode::SUCCESS,
-        };
-    }
+    let replay = match what {
+        What::Send(replay) => replay,
+        What::Count => {
+            return match tell(disk, &files) {
+                Ok(code) => code,
+                Err(error) => at_dir(error),
+            };
+        }
+        What::Print => {
+            return match print(disk, &files) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => at_dir(error),
+                _ => ExitCode::SUCCESS,
+            };
+        }
+    };
     let _lock = match disk::lock_folder(&dir) {
         Ok(Some(lock)) => lock,
         Ok(None) => return say::fail(75, &format!("{}: is being replayed already", dir.display())),
         Err(error) => return at_dir(error),
     };
-    let mut replay = Replay {
+    let mut replay = Resend {
         disk,
         settings,
+        replay,
         counts: Counts::default(),
     };
     let mut stopped = None;
@@ -155,6 +178,37 @@ fn print(disk: &dyn Disk, files: &[PathBuf]) -> io::Result<()> {
     out.flush()
 }
 
+/// Says what would be sent.
+fn tell(disk: &dyn Disk, files: &[PathBuf]) -> io::Result<ExitCode> {
+    let (mut events, mut bytes, mut unreadable) = (0, 0, 0);
+    let mut times: Option<(Timestamp, Timestamp)> = None;
+    for file in files {
+        for (line, letter) in deadletter::read(disk, file)? {
+            match letter {
+                Ok(letter) => {
+                    events += 1;
+                    bytes += letter.event.len() as u64;
+                    let at = letter.set_aside_at;
+                    times = Some(times.map_or((at, at), |(from, to)| (from.min(at), to.max(at))));
+                }
+                Err(why) => {
+                    unreadable += 1;
+                    say::note(&format!("{}:{line}: {why}", file.display()));
+                }
+            }
+        }
+    }
+    let mut text = format!(
+        "events     {events}\nbytes      {bytes} ({})\n",
+        show_bytes(bytes)
+    );
+    if let Some((from, to)) = times {
+        text.push_str(&format!("set aside  from {from} to {to}\n"));
+    }
+    text.push_str("nothing was sent\n");
+    Ok(say::report(&text, u8::from(unreadable > 0)))
+}
+
 /// What became of one event.
 enum Verdict {
     Taken,
@@ -164,13 +218,14 @@ enum Verdict {
     Down(Error),
 }
 
-struct Replay<'a> {
+struct Resend<'a> {
+    replay: Replay,
     disk: &'a dyn Disk,
     settings: &'a Settings,
     counts: Counts,
 }
 
-impl Replay<'_> {
+impl Resend<'_> {
     async fn file(&mut self, file: &Path) -> Result<(), Stop> {
         let failed = |error| Stop::Disk(file.to_owned(), error);
         let claimed = self.claim(file).map_err(failed)?;
@@ -266,7 +321,7 @@ impl Replay<'_> {
     async fn alone(&self, letter: &Letter) -> Verdict {
         match self.connect().await {
             Err(error) => Verdict::Down(error),
-            Ok(mut client) => match client.send(Json(&letter.event)).await {
+            Ok(mut client) => match client.send(Json(self.marked(letter))).await {
                 Ok(()) => Verdict::Taken,
                 Err(error) => Verdict::Refused(error),
             },
@@ -279,12 +334,18 @@ impl Replay<'_> {
             return Ok(());
         }
         let mut client = self.connect().await?;
-        let events = rest.iter().map(|(_, letter)| Json(&letter.event));
+        let events = rest.iter().map(|(_, letter)| Json(self.marked(letter)));
         let sent = client.send_all(events).await;
         let acked = client.acked();
         self.counts.sent += acked;
         *rest = &rest[usize::try_from(acked).unwrap_or(rest.len())..];
         sent.map(drop)
+    }
+
+    fn marked(&self, letter: &Letter) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.replay.mark(&mut out, &letter.event);
+        out
     }
 
     async fn connect(&self) -> Result<Client, Error> {

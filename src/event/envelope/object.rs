@@ -324,7 +324,7 @@ impl Displaced {
     }
 }
 
-fn pair(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+pub(super) fn pair(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     quoted(out, key);
     out.push(b':');
     out.extend_from_slice(value);
@@ -355,7 +355,7 @@ fn object_member(out: &mut Vec<u8>, key: &str, found: &[(Cow<'_, str>, &str)]) {
 
 /// The members of a JSON object that is known to be valid, in order, without those that a later
 /// one of the same key replaces. Values are slices of the text, so that they keep all digits.
-fn members(text: &str) -> Vec<(Cow<'_, str>, &str)> {
+pub(super) fn members(text: &str) -> Vec<(Cow<'_, str>, &str)> {
     let mut found: Vec<(Cow<'_, str>, &str)> = Vec::new();
     let mut rest = inside(text);
     while rest.starts_with('"') {
