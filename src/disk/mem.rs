@@ -1,27 +1,82 @@
-//! A disk in memory whose power can be cut, for tests.
+//! A disk in memory whose power can be cut and whose calls fail on demand, for tests.
 //!
-//! Keeps what was written apart from what was synced, and fails on demand.
+//! What programs see and what a power cut would leave are kept apart: the second is a [`Platter`],
+//! fed with every operation in order. Operations can be recorded and replayed later.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a poisoned lock means that a test has failed already"
 )]
 
+pub(crate) mod platter;
+
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 
 use super::Disk;
 use super::DiskFile;
 use super::Entry;
 use super::Open;
 use super::Replace;
+use platter::Change;
+use platter::Inode;
+use platter::Name;
+use platter::Op;
+use platter::Platter;
 
-/// What fails next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a call on the disk is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Open(Open),
+    Read,
+    Write,
+    Sync,
+    Truncate,
+    Reserve,
+    List,
+    MakeDir,
+    Remove,
+    SyncDir,
+    Rename,
+}
+
+/// A call, before it happens. A `replace` is five: create, write, sync, rename, sync of the folder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    /// How many came before it.
+    pub(crate) index: u64,
+    pub(crate) verb: Verb,
+    pub(crate) path: &'a str,
+    /// How many bytes it writes.
+    pub(crate) bytes: usize,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is carried out.
+    Go,
+    /// It fails with this errno, and nothing happens; a failed sync leaves open what arrived.
+    Fail(i32),
+    /// A write of which so many bytes are written before it fails.
+    Part(usize, i32),
+    /// It says that it was carried out, and was not.
+    Lie,
+    /// A write of which so many bytes are written, and which says that all were.
+    LiePart(usize),
+}
+
+/// Decides about each call.
+pub(crate) type Script = Box<dyn FnMut(&Call<'_>) -> Verdict + Send>;
+
+/// What fails from now on.
+#[derive(Default)]
 pub(crate) enum Fault {
     /// Nothing.
     #[default]
@@ -34,238 +89,412 @@ pub(crate) enum Fault {
     NextSyncThenFull,
     /// Writes give ENOSPC until this file is removed.
     FullUntilRemoved(&'static str),
+    /// What the script says.
+    Script(Script),
 }
 
-#[derive(Debug, Clone, Default)]
-struct Content {
-    live: Vec<u8>,
-    synced: Vec<u8>,
-    /// Ranges written since the last sync, oldest first.
-    unsynced: Vec<(u64, Vec<u8>)>,
-    /// Whether the name survives a power cut.
-    linked: bool,
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fault")
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    names: BTreeMap<Arc<str>, Inode>,
+    /// Folders that were made; those of files that were there before need not be.
+    dirs: BTreeSet<Arc<str>>,
+    contents: Vec<Arc<Vec<u8>>>,
+    /// What a power cut would leave, where somebody wants to know.
+    platter: Option<Platter>,
+    /// How it began, and every operation since.
+    journal: Option<(Platter, Vec<Op>)>,
     fault: Fault,
+    calls: u64,
+    /// Temporary files so far.
+    fresh: u64,
 }
 
 impl State {
-    fn is_full(&self) -> bool {
-        match self.fault {
-            Fault::WritesFull => true,
-            Fault::FullUntilRemoved(path) => self.files.contains_key(Path::new(path)),
-            Fault::None | Fault::NextSync | Fault::NextSyncThenFull => false,
+    fn decide(&mut self, verb: Verb, path: &str, bytes: usize) -> Verdict {
+        let index = self.calls;
+        self.calls += 1;
+        let grows = matches!(verb, Verb::Write | Verb::Open(Open::CreateNew));
+        let full = || match verb {
+            Verb::Write => Verdict::Part(bytes / 2, libc::ENOSPC),
+            _ => Verdict::Fail(libc::ENOSPC),
+        };
+        match &mut self.fault {
+            Fault::Script(script) => {
+                let call = Call {
+                    index,
+                    verb,
+                    path,
+                    bytes,
+                };
+                script(&call)
+            }
+            Fault::WritesFull if verb == Verb::Write => full(),
+            Fault::FullUntilRemoved(name) if grows && self.names.contains_key(*name) => full(),
+            Fault::NextSync if verb == Verb::Sync => {
+                self.fault = Fault::None;
+                Verdict::Fail(libc::EIO)
+            }
+            Fault::NextSyncThenFull if verb == Verb::Sync => {
+                self.fault = Fault::WritesFull;
+                Verdict::Fail(libc::EIO)
+            }
+            _ => Verdict::Go,
         }
+    }
+
+    /// Whether the call is carried out, `false` when it only says so.
+    fn may(&mut self, verb: Verb, path: &str) -> io::Result<bool> {
+        match self.decide(verb, path, 0) {
+            Verdict::Go => Ok(true),
+            Verdict::Lie | Verdict::LiePart(_) => Ok(false),
+            Verdict::Fail(errno) | Verdict::Part(_, errno) => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
+        }
+    }
+
+    fn note(&mut self, op: Op) {
+        if let Some(platter) = &mut self.platter {
+            platter.apply(&op);
+        }
+        if let Some((_, journal)) = &mut self.journal {
+            journal.push(op);
+        }
+    }
+
+    fn is_noted(&self) -> bool {
+        self.platter.is_some() || self.journal.is_some()
+    }
+
+    fn create(&mut self, path: &str) -> Inode {
+        let inode = self.contents.len();
+        self.contents.push(Arc::default());
+        let path: Arc<str> = path.into();
+        self.names.insert(path.clone(), inode);
+        self.note(Op::Name(Name::Link(path, inode)));
+        inode
+    }
+
+    fn change(&mut self, inode: Inode, change: Change) {
+        change.put(Arc::make_mut(&mut self.contents[inode]));
+        if self.is_noted() {
+            self.note(Op::Change(inode, change));
+        }
+    }
+
+    fn write(&mut self, path: &str, inode: Inode, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (arrives, said) = match self.decide(Verb::Write, path, bytes.len()) {
+            Verdict::Go => (bytes.len(), Ok(())),
+            Verdict::Fail(errno) => (0, Err(errno)),
+            Verdict::Part(most, errno) => (most.min(bytes.len()), Err(errno)),
+            Verdict::Lie => (0, Ok(())),
+            Verdict::LiePart(most) => (most.min(bytes.len()), Ok(())),
+        };
+        if arrives > 0 {
+            self.change(inode, Change::Write(offset, bytes[..arrives].into()));
+        }
+        said.map_err(io::Error::from_raw_os_error)
+    }
+
+    fn sync(&mut self, path: &str, inode: Inode) -> io::Result<()> {
+        match self.may(Verb::Sync, path) {
+            Ok(true) => self.note(Op::Sync(inode)),
+            Ok(false) => {}
+            Err(error) => {
+                self.note(Op::SyncFailed(inode));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        if !self.may(Verb::Rename, to)? {
+            return Ok(());
+        }
+        let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        let to: Arc<str> = to.into();
+        self.names.insert(to.clone(), inode);
+        self.note(Op::Name(Name::Rename(from.into(), to, inode)));
+        Ok(())
+    }
+
+    fn sync_dir(&mut self, dir: &str) -> io::Result<()> {
+        if self.may(Verb::SyncDir, dir)? {
+            self.note(Op::SyncDir(dir.into()));
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()> {
+        let dir = text(path.parent().unwrap());
+        self.fresh += 1;
+        let fresh = format!("{dir}/.new-{}", self.fresh);
+        if !self.may(Verb::Open(Open::CreateNew), &fresh)? {
+            return Ok(());
+        }
+        let inode = self.create(&fresh);
+        let mut done = self.write(&fresh, inode, 0, bytes);
+        if how == Replace::Durable {
+            done = done.and_then(|()| self.sync(&fresh, inode));
+        }
+        done = done.and_then(|()| self.rename(&fresh, text(path)));
+        if done.is_err() {
+            // What a library does on its way out of an error; a rename that only said so leaves it.
+            self.names.remove(&*fresh);
+            self.note(Op::Name(Name::Unlink(fresh.into())));
+            return done;
+        }
+        if how == Replace::Durable {
+            self.sync_dir(dir)?;
+        }
+        Ok(())
     }
 }
 
 /// The disk.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct MemDisk(Arc<Mutex<State>>);
 
-#[derive(Debug)]
-struct MemFile {
-    content: Arc<Mutex<Content>>,
-    disk: MemDisk,
-}
-
-impl MemDisk {
-    /// Sets what fails from now on.
-    pub(crate) fn fail(&self, fault: Fault) {
-        self.0.lock().unwrap().fault = fault;
-    }
-
-    /// The disk after a power cut: of what was not synced, the first `kept` bytes of each file survived.
-    pub(crate) fn crash(&self, kept: usize) -> Self {
-        let state = self.0.lock().unwrap();
-        let mut files = BTreeMap::new();
-        for (path, content) in &state.files {
-            let content = content.lock().unwrap();
-            if !content.linked {
-                continue;
-            }
-            let mut bytes = content.synced.clone();
-            let mut left = kept;
-            for (offset, written) in &content.unsynced {
-                let part = &written[..written.len().min(left)];
-                left -= part.len();
-                put(&mut bytes, *offset, part);
-            }
-            let survived = Content {
-                live: bytes.clone(),
-                synced: bytes,
-                unsynced: Vec::new(),
-                linked: true,
-            };
-            files.insert(path.clone(), Arc::new(Mutex::new(survived)));
-        }
+impl Default for MemDisk {
+    fn default() -> Self {
         Self(Arc::new(Mutex::new(State {
-            files,
-            fault: Fault::None,
+            platter: Some(Platter::default()),
+            ..State::default()
         })))
     }
 }
 
-fn put(bytes: &mut Vec<u8>, offset: u64, part: &[u8]) {
-    if part.is_empty() {
-        return;
+#[derive(Debug)]
+struct MemFile {
+    path: Arc<str>,
+    inode: Inode,
+    disk: MemDisk,
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What a disk holds: names with contents.
+pub(crate) type Files = Vec<(Arc<str>, Arc<Vec<u8>>)>;
+
+impl MemDisk {
+    /// A disk that holds these files, durably, but whose power is not to be cut again: it is quicker.
+    pub(crate) fn holding(files: &[(Arc<str>, Arc<Vec<u8>>)]) -> Self {
+        let mut state = State::default();
+        for (path, content) in files {
+            state.names.insert(path.clone(), state.contents.len());
+            state.contents.push(content.clone());
+        }
+        Self(Arc::new(Mutex::new(state)))
     }
-    let offset = offset as usize;
-    if bytes.len() < offset + part.len() {
-        bytes.resize(offset + part.len(), 0);
+
+    /// This disk, and what it does from now on is put down for [`MemDisk::recorded`].
+    #[must_use]
+    pub(crate) fn recording(self) -> Self {
+        {
+            let mut state = self.state();
+            let platter = Platter::holding(&files(&state));
+            // From here on, numbers of files are the platter's.
+            state.names = platter.names();
+            state.contents = platter.contents();
+            state.journal = Some((platter.clone(), Vec::new()));
+            state.platter = Some(platter);
+        }
+        self
     }
-    bytes[offset..offset + part.len()].copy_from_slice(part);
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Sets what fails from now on.
+    pub(crate) fn fail(&self, fault: Fault) {
+        self.state().fault = fault;
+    }
+
+    /// Lets a script decide about each call from now on.
+    pub(crate) fn script(&self, script: impl FnMut(&Call<'_>) -> Verdict + Send + 'static) {
+        self.fail(Fault::Script(Box::new(script)));
+    }
+
+    /// How many calls there were.
+    pub(crate) fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// How many operations were recorded.
+    pub(crate) fn recorded_len(&self) -> usize {
+        self.state()
+            .journal
+            .as_ref()
+            .map_or(0, |(_, ops)| ops.len())
+    }
+
+    /// What was durable when recording began, and what was done since.
+    pub(crate) fn recorded(&self) -> (Platter, Vec<Op>) {
+        self.state().journal.clone().unwrap_or_default()
+    }
+
+    /// What programs see at the moment.
+    pub(crate) fn files(&self) -> Files {
+        files(&self.state())
+    }
+
+    /// The disk after a power cut: no unsynced change of a folder survived, and of the unsynced
+    /// writes the first `kept` bytes of each file.
+    pub(crate) fn crash(&self, kept: usize) -> Self {
+        let state = self.state();
+        let platter = state.platter.as_ref().unwrap();
+        let survived = Platter::holding(&platter.worst(kept));
+        Self(Arc::new(Mutex::new(State {
+            names: survived.names(),
+            contents: survived.contents(),
+            platter: Some(survived),
+            ..State::default()
+        })))
+    }
+}
+
+fn files(state: &State) -> Files {
+    state
+        .names
+        .iter()
+        .map(|(path, inode)| (path.clone(), state.contents[*inode].clone()))
+        .collect()
 }
 
 impl DiskFile for MemFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let full = self.disk.0.lock().unwrap().is_full();
-        let part = if full {
-            &bytes[..bytes.len() / 2]
-        } else {
-            bytes
-        };
-        let mut content = self.content.lock().unwrap();
-        put(&mut content.live, offset, part);
-        content.unsynced.push((offset, part.to_vec()));
-        if full {
-            Err(io::ErrorKind::StorageFull.into())
-        } else {
-            Ok(())
-        }
+        self.disk
+            .state()
+            .write(&self.path, self.inode, offset, bytes)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let content = self.content.lock().unwrap();
-        let from = (offset as usize).min(content.live.len());
-        let read = into.len().min(content.live.len() - from);
-        into[..read].copy_from_slice(&content.live[from..from + read]);
+        let mut state = self.disk.state();
+        state.may(Verb::Read, &self.path)?;
+        let content = &state.contents[self.inode];
+        let from = (offset as usize).min(content.len());
+        let read = into.len().min(content.len() - from);
+        into[..read].copy_from_slice(&content[from..from + read]);
         Ok(read)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.0.lock().unwrap();
-        let mut content = self.content.lock().unwrap();
-        let then = match state.fault {
-            Fault::NextSync => Some(Fault::None),
-            Fault::NextSyncThenFull => Some(Fault::WritesFull),
-            _ => None,
-        };
-        if let Some(then) = then {
-            state.fault = then;
-            // As on ext4: the pages are marked clean, and what was not written stays unwritten.
-            content.unsynced.clear();
-            return Err(io::Error::other("input/output error"));
-        }
-        content.synced = content.live.clone();
-        content.unsynced.clear();
-        Ok(())
+        self.disk.state().sync(&self.path, self.inode)
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        let mut content = self.content.lock().unwrap();
-        content.live.resize(bytes as usize, 0);
+        let mut state = self.disk.state();
+        if state.may(Verb::Truncate, &self.path)? {
+            state.change(self.inode, Change::Resize(bytes));
+        }
         Ok(())
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.content.lock().unwrap().live.len() as u64)
+        Ok(self.disk.state().contents[self.inode].len() as u64)
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        self.truncate(bytes)
+        let mut state = self.disk.state();
+        let longer = bytes > state.contents[self.inode].len() as u64;
+        if state.may(Verb::Reserve, &self.path)? && longer {
+            state.change(self.inode, Change::Resize(bytes));
+        }
+        Ok(())
     }
 }
 
 impl Disk for MemDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.0.lock().unwrap();
-        let there = state.files.get(path).cloned();
-        let content = match (there, how) {
+        let mut state = self.state();
+        let name = text(path);
+        state.may(Verb::Open(how), name)?;
+        let there = state.names.get(name).copied();
+        let inode = match (there, how) {
             (Some(_), Open::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
-            (Some(content), _) => content,
-            (None, Open::CreateNew) => {
-                let content = Arc::new(Mutex::new(Content::default()));
-                state.files.insert(path.to_path_buf(), content.clone());
-                content
-            }
+            (Some(inode), _) => inode,
+            (None, Open::CreateNew) => state.create(name),
             (None, _) => return Err(io::ErrorKind::NotFound.into()),
         };
         Ok(Arc::new(MemFile {
-            content,
+            path: name.into(),
+            inode,
             disk: self.clone(),
         }))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()> {
-        let mut state = self.0.lock().unwrap();
-        if state.is_full() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let durable = how == Replace::Durable;
-        let synced = if durable { bytes.to_vec() } else { Vec::new() };
-        let content = Content {
-            live: bytes.to_vec(),
-            synced,
-            unsynced: Vec::new(),
-            linked: durable,
-        };
-        state
-            .files
-            .insert(path.to_path_buf(), Arc::new(Mutex::new(content)));
-        Ok(())
+        self.state().replace(path, bytes, how)
     }
 
-    fn read(&self, path: &Path, _max: u64) -> io::Result<Vec<u8>> {
-        let state = self.0.lock().unwrap();
-        let content = state.files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        let live = content.lock().unwrap().live.clone();
-        Ok(live)
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        let name = text(path);
+        state.may(Verb::Read, name)?;
+        let inode = state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let content = &state.contents[*inode];
+        if content.len() as u64 > max {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(content.to_vec())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        let state = self.0.lock().unwrap();
-        let inside = state
-            .files
-            .iter()
-            .filter(|(path, _)| path.parent() == Some(dir));
-        Ok(inside
-            .map(|(path, content)| Entry {
-                name: path.file_name().unwrap().to_string_lossy().into_owned(),
-                bytes: content.lock().unwrap().live.len() as u64,
+        let mut state = self.state();
+        state.may(Verb::List, text(dir))?;
+        let inside = state.names.iter().filter_map(|(path, inode)| {
+            let name = path.strip_prefix(text(dir))?.strip_prefix('/')?;
+            (!name.contains('/')).then(|| Entry {
+                name: name.to_owned(),
+                bytes: state.contents[*inode].len() as u64,
                 is_dir: false,
             })
-            .collect())
+        });
+        Ok(inside.collect())
     }
 
-    fn make_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let name = text(dir);
+        let known = state.dirs.contains(name)
+            || state
+                .names
+                .keys()
+                .any(|path| Path::new(&**path).starts_with(dir));
+        if state.may(Verb::MakeDir, name)? && !known {
+            state.dirs.insert(name.into());
+            state.note(Op::Name(Name::MakeDir(name.into())));
+        }
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let removed = self.0.lock().unwrap().files.remove(path);
-        removed
-            .map(|_| ())
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut state = self.state();
+        if !state.may(Verb::Remove, text(path))? {
+            return Ok(());
+        }
+        let name = text(path);
+        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.note(Op::Name(Name::Unlink(name.into())));
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        for (path, content) in &self.0.lock().unwrap().files {
-            if path.parent() == Some(dir) {
-                content.lock().unwrap().linked = true;
-            }
-        }
-        Ok(())
+        self.state().sync_dir(text(dir))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.0.lock().unwrap();
-        let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.files.insert(to.to_path_buf(), content);
-        Ok(())
+        self.state().rename(text(from), text(to))
     }
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
