@@ -1,8 +1,8 @@
 //! Harvesters: one task per job that reads files, and the cleaner for all of them.
 //!
 //! The driver of `source::files`: it gives the time, a thread and memory for each look, hands the
-//! portions to the queue, and looks again when something changes. Must never know schedules, runs or
-//! where events go.
+//! portions to the queue, and looks again when something changes. Each look and each watch is done with
+//! the rights of the job's user. Must never know schedules, runs or where events go.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -23,6 +23,8 @@ use crate::job::Files;
 use crate::job::Format;
 use crate::job::Job;
 use crate::job::When;
+use crate::process::User;
+use crate::process::as_user;
 use crate::queue::Captured;
 use crate::queue::Intake;
 use crate::queue::Ledger;
@@ -31,6 +33,7 @@ use crate::queue::Refused;
 use crate::queue::locked;
 use crate::source::files::Harvest;
 use crate::source::files::Look;
+use crate::source::files::Looked;
 use crate::source::files::Now;
 use crate::source::files::Setup;
 use crate::source::files::View;
@@ -104,6 +107,7 @@ pub fn setup(job: &Job, home: &Path, host: &Host, seed: u64) -> Setup {
         job: job.name.as_str().into(),
         generation: job.generation.clone(),
         fields: job.fields.clone(),
+        user: job.rights.user.clone(),
         route: job.route.clone(),
         identity: host.identity.clone(),
         limits: host.limits,
@@ -143,6 +147,7 @@ fn wanted(files: &Files, tags: &[String], home: &Path) -> Wanted {
 /// A job's harvest at work.
 struct Harvester {
     host: Arc<Host>,
+    user: User,
     /// `None` only while a look has it.
     harvest: Option<Harvest>,
     watches: Watches,
@@ -178,7 +183,8 @@ pub async fn harvest(
     let harvester = Harvester {
         room: Pool::units(bytes.saturating_add(longest.unwrap_or(0))),
         harvest: Some(Harvest::new(Setup::clone(&setup), known, after_crash)),
-        watches: Watches::new(),
+        watches: Watches::new(&setup.user),
+        user: setup.user.clone(),
         uncaptured: VecDeque::new(),
         scan_every: scan,
         scan_at: Tick::default(),
@@ -254,14 +260,23 @@ impl Harvester {
         let Some(mut harvest) = self.harvest.take() else {
             return Err(Refused::Closed);
         };
+        let user = self.user.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            let looked = harvest.look(now, look);
+            let looked = as_user(&user, || harvest.look(now, look));
             (harvest, looked)
         });
         let Ok((harvest, looked)) = looking.await else {
             return Err(Refused::Broken("a look at files has panicked".to_owned()));
         };
-        views.send_replace(harvest.view());
+        let mut view = harvest.view();
+        let looked = looked.unwrap_or_else(|error| {
+            view.problem = Some(format!("cannot act as user {}: {error}", self.user.name));
+            Looked {
+                wake: Some(clock::tick().after(self.scan_every)),
+                ..Looked::default()
+            }
+        });
+        views.send_replace(view);
         if look >= Look::Scan {
             let done = clock::tick();
             let rest = done.since(started).saturating_mul(SCAN_REST).max(SCAN_GAP);

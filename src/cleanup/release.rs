@@ -175,6 +175,8 @@ mod tests {
                 },
                 tail: Head::default(),
                 prune: None,
+                uid: 0,
+                gid: 0,
             },
         }
     }

@@ -38,7 +38,6 @@ use crate::job::Script;
 use crate::job::SecretSource;
 use crate::job::Task;
 use crate::job::When;
-use crate::process::Rights;
 use crate::schedule::cron;
 
 mod rights;
@@ -177,6 +176,8 @@ struct Raw {
     fields_at: Option<Range<usize>>,
     /// Where `[script]` is, whatever is in it.
     script_at: Option<Range<usize>>,
+    /// Whether the job's own `[script]` says more than whose rights its files are read with.
+    has_script: bool,
     run: Option<Leaf<String>>,
     /// Whether `run` is there, also when it could not be read.
     has_run: bool,
@@ -245,6 +246,7 @@ impl Raw {
     fn read_script(&mut self, mut table: Table<'_, '_>) {
         const AT_END: [(&str, AtEnd); 2] =
             [("terminate", AtEnd::Terminate), ("finish", AtEnd::Finish)];
+        self.has_script = table.has_own_besides(&["user", "group"]);
         self.has_run = table.has("run");
         self.run = table.text("run", RUN_EXAMPLE);
         self.language = table.choice("language", &Language::NAMES);
@@ -274,9 +276,6 @@ impl Raw {
         }
         let secrets = self.rights.secrets(table, name, place.standing);
         let rights = self.rights.check(table, place.standing);
-        if let Some(rights) = rights.as_ref().filter(|_| self.has_files) {
-            self.check_reader(table, rights, place.standing);
-        }
         let route = self.route(table, outputs);
         let task = if self.runs(table) {
             Some(Arc::new(self.task(table, folder, secrets)?))
@@ -374,24 +373,11 @@ impl Raw {
         }
     }
 
-    /// Harvesting works with the daemon's own rights, which nobody else may borrow.
-    fn check_reader(&self, table: &Table<'_, '_>, rights: &Rights, standing: &Standing) {
-        if rights.user.uid != standing.daemon {
-            let message = format!(
-                "files are read and cleaned up only for jobs with the daemon's own rights, and this one has those of {}; let a daemon of that user have the job",
-                rights.user.name
-            );
-            table.source.problem(&table.at, "files", message);
-        }
-    }
-
     /// Whether there is something to run, or half of it, which is a mistake.
     fn runs(&self, table: &Table<'_, '_>) -> bool {
-        let is_own =
-            |at: &Option<Range<usize>>| at.as_ref().is_some_and(|at| table.source.is_own(at));
-        !(self.receive.is_there || self.has_files)
-            || is_own(&self.script_at)
-            || is_own(&self.schedule.at)
+        let scheduled = self.schedule.at.as_ref();
+        let scheduled = scheduled.is_some_and(|at| table.source.is_own(at));
+        !(self.receive.is_there || self.has_files) || self.has_script || scheduled
     }
 
     /// Refuses what would be added to events that pass byte for byte.

@@ -81,6 +81,15 @@ impl<'s, 't> Table<'s, 't> {
             .is_some_and(|value| value.get_ref().is_str())
     }
 
+    /// Whether the job's own text has a key here that is none of `keys`; all must still be taken.
+    pub(super) fn has_own_besides(&self, keys: &[&str]) -> bool {
+        let mut own = self
+            .values
+            .iter()
+            .filter(|(_, value)| self.source.is_own(&value.span()));
+        own.any(|(key, _)| !keys.contains(&&**key.get_ref()))
+    }
+
     /// Names a key that may stand here without taking it.
     pub(super) fn known(&mut self, key: &'static str) {
         self.known.push(key);

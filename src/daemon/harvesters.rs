@@ -24,6 +24,7 @@ use crate::harvester::harvest;
 use crate::harvester::home;
 use crate::harvester::setup;
 use crate::job::Job;
+use crate::process::User;
 use crate::queue::Ledger;
 use crate::queue::Marks;
 use crate::queue::locked;
@@ -36,6 +37,8 @@ use crate::status;
 #[derive(Debug)]
 struct Live {
     generation: String,
+    /// Whose rights it has: they may change with `[defaults]` and with the user database.
+    user: User,
     orders: Option<mpsc::Sender<Order>>,
     task: JoinHandle<()>,
     view: watch::Receiver<View>,
@@ -93,7 +96,10 @@ impl Harvesters {
         let Some(host) = &self.host else { return };
         let before = self.live.remove(&job.name);
         if let Some(live) = before {
-            if live.generation == job.generation && live.orders.is_some() {
+            if live.generation == job.generation
+                && live.user == job.rights.user
+                && live.orders.is_some()
+            {
                 self.live.insert(job.name.clone(), live);
                 return;
             }
@@ -122,6 +128,7 @@ impl Harvesters {
         });
         let live = Live {
             generation: job.generation.clone(),
+            user: job.rights.user.clone(),
             orders: Some(orders),
             task,
             view,

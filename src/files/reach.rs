@@ -183,13 +183,22 @@ pub struct Base {
 }
 
 impl Base {
-    /// Opens the folder; links on the way to it are followed.
+    /// Opens the folder; links on the way to it are followed. For a user whose rights this thread has
+    /// borrowed those of `/proc` are not: they lead wherever the daemon has something open, past
+    /// folders that are shut to the user.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(path, flags, Mode::empty())?;
+        let resolve = match crate::process::has_borrowed_rights() {
+            true => ResolveFlags::NO_MAGICLINKS,
+            false => ResolveFlags::empty(),
+        };
+        let folder = match openat2(rustix::fs::CWD, path, flags, resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
+            other => other,
+        }?;
         Ok(Self {
             folder,
             path: path.to_path_buf(),
@@ -232,15 +241,11 @@ impl Base {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..CROSSED_MAX {
-            match rustix::fs::openat2(&self.folder, below, flags, Mode::empty(), resolve) {
-                // Kernels before 5.6, and sandboxes that do not know the call.
-                Err(Errno::NOSYS | Errno::PERM) => return self.step_below(below, flags),
-                Err(Errno::AGAIN) => {}
-                other => return Ok(other?),
-            }
+        match openat2(&self.folder, below, flags, resolve) {
+            // Kernels before 5.6, and sandboxes that do not know the call.
+            Err(Errno::NOSYS | Errno::PERM) => self.step_below(below, flags),
+            other => Ok(other?),
         }
-        Err(Errno::AGAIN.into())
     }
 
     /// The same name by name, for systems without `openat2`.
@@ -261,6 +266,22 @@ impl Base {
         }
         Ok(folder)
     }
+}
+
+fn openat2(
+    at: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let mut opened = Err(Errno::AGAIN);
+    for _ in 0..CROSSED_MAX {
+        opened = rustix::fs::openat2(&at, path, flags, Mode::empty(), resolve);
+        if opened.as_ref().err() != Some(&Errno::AGAIN) {
+            break;
+        }
+    }
+    opened
 }
 
 fn plain(fd: OwnedFd) -> io::Result<Handle> {

@@ -1,6 +1,6 @@
 //! The cleaner: carries releases out when the outputs have passed what they wait for.
 //!
-//! One for all jobs; a release outlives its job. What it decides is `cleanup::release`'s, what it does
+//! One for all jobs; a release outlives its job, and is carried out with the rights that the job had. What it decides is `cleanup::release`'s, what it does
 //! to a file is `files::reach`'s; it records both. Must never look into a file itself.
 
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ use crate::files::reach;
 use crate::files::reach::Done;
 use crate::harvester::Host;
 use crate::harvester::home;
+use crate::process::User;
+use crate::process::as_user;
 use crate::queue::Action;
 use crate::queue::Fact;
 use crate::queue::FilePast;
@@ -88,6 +90,9 @@ struct Item {
     release: Release,
     end: Option<ReleaseEnd>,
 }
+
+/// How long to wait before a release is tried again, and why.
+type Wait = (Duration, String);
 
 /// Cleans until `stop` says so; then once more, for what was acknowledged last.
 pub async fn clean(cleaner: Cleaner, mut stop: watch::Receiver<bool>) {
@@ -152,16 +157,8 @@ impl Cleaner {
         let root = self.root.clone();
         let carried = tokio::task::spawn_blocking(move || {
             let root = root.canonicalize().unwrap_or(root);
-            let mut waits = Vec::new();
-            items.retain_mut(|item| {
-                if item.end.is_none() {
-                    match carry_out(item, &root) {
-                        Ok(end) => item.end = Some(end),
-                        Err(wait) => waits.push((item.file.clone(), wait)),
-                    }
-                }
-                item.end.is_some()
-            });
+            let waits = carry_all_out(&mut items, &root);
+            items.retain(|item| item.end.is_some());
             (items, waits)
         });
         let Ok((items, waits)) = carried.await else {
@@ -301,8 +298,36 @@ fn readers_of(readers: &BTreeMap<String, Arc<Setup>>, path: &Path) -> Vec<String
         .collect()
 }
 
-/// Carries one release out; an error is why it is to be tried again later. Blocks on the disk.
-fn carry_out(item: &Item, root: &Path) -> Result<ReleaseEnd, (Duration, String)> {
+/// Carries releases out, those with the same rights together; says of which files it is to be tried again
+/// later, and why. Blocks on the disk.
+fn carry_all_out(items: &mut [Item], root: &Path) -> Vec<(String, Wait)> {
+    let mut by_rights: BTreeMap<(u32, u32), Vec<&mut Item>> = BTreeMap::new();
+    for item in items.iter_mut().filter(|item| item.end.is_none()) {
+        let rights = (item.release.uid, item.release.gid);
+        by_rights.entry(rights).or_default().push(item);
+    }
+    let mut waits = Vec::new();
+    for ((uid, gid), mut items) in by_rights {
+        let carried = User::of_ids(uid, gid).and_then(|user| {
+            let work = || {
+                let each = items.iter_mut();
+                each.map(|item| carry_out(item, root)).collect::<Vec<_>>()
+            };
+            as_user(&user, work).map_err(|error| format!("cannot act as user {uid}: {error}"))
+        });
+        let carried = carried.unwrap_or_else(|why| vec![Err((LATER, why)); items.len()]);
+        for (item, carried) in items.into_iter().zip(carried) {
+            match carried {
+                Ok(end) => item.end = Some(end),
+                Err(wait) => waits.push((item.file.clone(), wait)),
+            }
+        }
+    }
+    waits
+}
+
+/// Carries one release out, with the rights of the calling thread.
+fn carry_out(item: &Item, root: &Path) -> Result<ReleaseEnd, Wait> {
     let own = home(&root.join("state"), &item.past.of.job);
     let forbidden = |folder: &Path| {
         is_system(folder)

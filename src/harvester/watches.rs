@@ -14,6 +14,9 @@ use notify::Watcher;
 use notify::event::ModifyKind;
 use tokio::sync::Notify;
 
+use crate::process::User;
+use crate::process::as_user;
+
 /// Folders that one job has watched: the system has some 200,000 watches for all. The others are
 /// looked at by the periodic scan.
 const WATCHED_MAX: usize = 256;
@@ -43,10 +46,11 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn new() -> Self {
+    /// Watches with the rights of `user`, so that a link leads to nothing that the user could not watch.
+    pub(super) fn new(user: &User) -> Self {
         let bell = Arc::new(Bell::default());
         let ringer = Arc::clone(&bell);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let ring = move |event: notify::Result<notify::Event>| {
             match event.map(|event| event.kind) {
                 // Our own reading makes these.
                 Ok(EventKind::Access(_)) => return,
@@ -55,7 +59,10 @@ impl Watches {
                 Ok(_) | Err(_) => ringer.names.store(true, Ordering::Relaxed),
             }
             ringer.rung.notify_one();
-        });
+        };
+        // Folders are opened by the watcher's own thread, which has the rights of the one that starts it.
+        let watcher = as_user(user, || notify::recommended_watcher(ring))
+            .unwrap_or_else(|error| Err(notify::Error::io(error)));
         let mut watches = Self {
             watcher: None,
             watched: BTreeSet::new(),

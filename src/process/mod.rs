@@ -40,6 +40,7 @@ pub use self::rights::Secret;
 pub use self::rights::User;
 pub use self::rights::as_user;
 pub use self::rights::group_named;
+pub use self::rights::has_borrowed_rights;
 pub use self::shim::SHIM_ARGUMENT;
 pub use self::shim::shim_main;
 

@@ -71,6 +71,30 @@ impl User {
         Ok(user)
     }
 
+    /// The user of this number in this group: what was recorded of a job that may be gone. The other
+    /// groups are those that the user database gives it now, and none where it does not know it any more.
+    ///
+    /// # Errors
+    /// In words: the database cannot be asked.
+    pub fn of_ids(uid: u32, gid: u32) -> Result<Self, String> {
+        if Self::own().uid == uid {
+            return Ok(Self::own());
+        }
+        if let Ok(None) = nix::unistd::User::from_uid(Uid::from_raw(uid)) {
+            return Ok(Self {
+                uid,
+                gid,
+                groups: Vec::new(),
+                name: uid.to_string(),
+                home: None,
+            });
+        }
+        Ok(Self {
+            gid,
+            ..Self::of_uid(uid)?
+        })
+    }
+
     fn from_entry(
         found: nix::Result<Option<nix::unistd::User>>,
         asked: &str,
@@ -218,6 +242,12 @@ pub fn as_user<T: Send>(user: &User, work: impl FnOnce() -> T + Send) -> io::Res
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Whether the calling thread works for [`as_user`] with the rights of another user than the daemon's.
+#[must_use]
+pub fn has_borrowed_rights() -> bool {
+    Uid::effective() != Uid::current()
 }
 
 #[cfg(test)]

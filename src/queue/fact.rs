@@ -159,6 +159,10 @@ pub struct Release {
     /// Empty folders are removed strictly below this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<String>,
+    /// The user whose rights the job had when the file had been read: it is done with those.
+    pub uid: u32,
+    /// The group of those rights.
+    pub gid: u32,
 }
 
 /// What is done to a file whose events have arrived.

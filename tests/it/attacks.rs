@@ -23,6 +23,8 @@ use crate::harness::needs_root;
 use crate::harness::said;
 use crate::harness::wait_until;
 
+mod files;
+
 /// The attacker: `nobody` on every Linux.
 const MALLORY: u32 = 65534;
 

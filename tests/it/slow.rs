@@ -30,7 +30,7 @@ fn say(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
-fn skipped(test: &str) -> bool {
+pub(crate) fn skipped(test: &str) -> bool {
     let slow = std::env::var_os("SPOOLBEAT_SLOW").is_some();
     if !slow {
         drop(writeln!(

@@ -55,7 +55,7 @@ const MAY_USE: &[(&str, &str)] = &[
     // floor 4: acting parts, which do not know each other
     (
         "harvester",
-        "cleanup clock event fileid files job queue source units",
+        "cleanup clock event fileid files job process queue source units",
     ),
     (
         "runner",

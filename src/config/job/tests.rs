@@ -859,6 +859,19 @@ fn a_job_may_do_nothing_but_read_files() {
 }
 
 #[test]
+fn a_job_that_only_reads_files_may_say_as_whom() {
+    let uid = crate::process::own_uid();
+    let own = load(&format!("{FILES}[script]\nuser = \"{uid}\"\n")).unwrap();
+    assert_eq!((own.task, own.rights.user.uid), (None, uid));
+    for more in ["umask = \"022\"", "args = []"] {
+        let text = format!("{FILES}[script]\nuser = \"{uid}\"\n{more}\n");
+        let problems = load(&text).unwrap_err();
+        let lacks = |problem: &Problem| problem.to_string().contains("script.run");
+        assert!(problems.iter().any(lacks), "{more}: {problems:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_files_is_told_where_it_stands_with_an_example() {
     for (lines, words) in [
         ("", "names no file; write paths = ["),

@@ -4,8 +4,12 @@
 use super::*;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
 use std::os::unix::fs::symlink;
 
+use crate::process;
+use crate::process::User;
 use crate::queue::Action;
 
 fn order(root: &Path, path: &Path, action: Action) -> Order {
@@ -206,4 +210,69 @@ fn a_writer_that_found_the_file_before_it_was_renamed_gets_it_back() {
         };
         assert_eq!(fs::read(kept).unwrap(), b"one\ntwo\n");
     }
+}
+
+/// `nobody` in one more group, if this process may act as others.
+fn somebody() -> Option<User> {
+    let user = User::named("nobody").ok()?;
+    if process::own_uid() == 0 {
+        let groups = vec![user.gid, GROUP];
+        return Some(User { groups, ..user });
+    }
+    let words = b"SKIP files of other users: needs root\n";
+    drop(io::stdout().write_all(words));
+    None
+}
+
+/// A group that nobody is in otherwise.
+const GROUP: u32 = 54_321;
+
+#[test]
+fn what_only_one_of_the_users_groups_may_read_and_write_is_read_and_cleaned_up() {
+    let Some(user) = somebody() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let folder = dir.path().join("of-group");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("a");
+    fs::write(&path, "x").unwrap();
+    let order = order(&folder, &path, Action::Delete);
+    for (path, mode) in [(&folder, 0o770), (&path, 0o640)] {
+        chown(path, Some(0), Some(GROUP)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let stamp = Base::open(&folder).unwrap().file(&path).unwrap();
+    let stamp = stamp.meta().unwrap().stamp;
+    let order = Order { stamp, ..order };
+    let alone = User {
+        groups: vec![user.gid],
+        ..user.clone()
+    };
+    let why = process::as_user(&alone, || refused(carry_out(&order))).unwrap();
+    assert!(why.contains("Permission denied"), "{why}");
+    let done = process::as_user(&user, || {
+        let walked = walk(&folder, 1, 10, |_| true).unwrap();
+        assert_eq!(walked.files.len(), 1);
+        carry_out(&order)
+    });
+    assert_eq!(done.unwrap(), Done::Done);
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_the_daemon_has_open_is_no_way_past_a_folder_that_is_shut() {
+    let Some(user) = somebody() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let open_to_all = dir.path().join("in");
+    fs::create_dir(&open_to_all).unwrap();
+    fs::write(open_to_all.join("a"), "x").unwrap();
+    let held = Base::open(&open_to_all).unwrap();
+    let way = PathBuf::from(format!("/proc/self/fd/{}", held.folder.as_raw_fd()));
+    assert!(Base::open(&way).unwrap().file(&way.join("a")).is_ok());
+    process::as_user(&user, || {
+        assert!(fs::read(way.join("a")).is_ok(), "the kernel lets it pass");
+        assert!(Base::open(&way).is_err());
+        assert!(Base::open(Path::new("/proc/self")).is_ok());
+    })
+    .unwrap();
 }

@@ -18,6 +18,7 @@ use crate::fileid::FileId;
 use crate::fileid::path_of;
 use crate::files::reach;
 use crate::files::reach::Meta;
+use crate::process::User;
 use crate::queue::Action;
 use crate::queue::Fact;
 use crate::queue::FilePast;
@@ -109,6 +110,8 @@ pub struct Setup {
     pub generation: String,
     /// Its fields.
     pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Whose rights the files are read and cleaned up with.
+    pub user: User,
     /// The outputs that get the events.
     pub route: Route,
     /// Who ships.
@@ -279,7 +282,7 @@ impl Harvest {
         }
     }
 
-    /// Looks. Blocks on the disk; whoever calls sees to a thread for that.
+    /// Looks, with the rights of the thread that it is called on: see [`Setup::user`]. Blocks on the disk.
     pub fn look(&mut self, now: Now, look: Look) -> Looked {
         self.problem = None;
         if look >= Look::Scan {

@@ -137,6 +137,8 @@ fn ask(file: &mut Tracked, setup: &Setup, wanted: &Wanted, draft: &mut Draft) {
                 stamp,
                 tail,
                 prune: base.filter(|_| wanted.prune).as_deref().map(text),
+                uid: setup.user.uid,
+                gid: setup.user.gid,
             },
         },
         None => Fact::Released {

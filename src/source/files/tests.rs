@@ -52,6 +52,7 @@ fn rig(globs: &[&str], change: impl FnOnce(&mut Wanted)) -> Rig {
         job: "j".into(),
         generation: "g".to_owned(),
         fields: serde_json::Map::new(),
+        user: User::own(),
         route: Route::to(vec!["out".to_owned()]),
         identity: Identity {
             host_name: "h".to_owned(),
