@@ -405,6 +405,14 @@ pub fn link_latest(link: &Path, target: &str) -> io::Result<()> {
         .map_err(|error| error.error)
 }
 
+/// What a symbolic link points to.
+///
+/// # Errors
+/// What the operating system said.
+pub fn link_target(link: &Path) -> io::Result<PathBuf> {
+    fs::read_link(link)
+}
+
 /// Removes a folder and all that is in it, never what links in it point to; a link in its place
 /// is refused.
 ///

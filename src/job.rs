@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cleanup::Keep;
 use crate::event::Route;
+use crate::modules::Installer;
 use crate::process::Rights;
 use crate::queue::Action;
 use crate::run::Phase;
@@ -31,6 +32,12 @@ pub const RUN_VARIABLES: [&str; 10] = [
     "SPOOLBEAT_JOB_DIR",
     "SPOOLBEAT_RESULT_DIR",
 ];
+
+/// Longest installation of modules: a slow network and a compiler fit in.
+pub const MODULES_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Longest `first_run` or `startup` of a kept-running job without a timeout: these are to end.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A job, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +81,10 @@ pub struct Task {
     pub policy: Policy,
     /// It is to succeed at least once in any such time; else that is said.
     pub expect_every: Option<Duration>,
+    /// What must have succeeded once before anything else of it is run.
+    pub first_run: Option<Step>,
+    /// What must have succeeded at each start of the daemon and after each change of the job.
+    pub startup: Option<Step>,
     /// What becomes of standard output.
     pub stdout: Capture,
     /// What becomes of standard error.
@@ -81,11 +92,57 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether anything is to be done in `phase`.
+    #[must_use]
+    pub const fn has(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Modules => !self.script.modules.is_empty(),
+            Phase::FirstRun => self.first_run.is_some(),
+            Phase::Startup => self.startup.is_some(),
+            Phase::Run => true,
+        }
+    }
+
+    /// What is run in `phase`: the same rights, limits and environment, another script, which has
+    /// no arguments and always a timeout. `None`: nothing.
+    #[must_use]
+    pub fn in_phase(&self, phase: Phase) -> Option<Self> {
+        let mut task = Self {
+            schedule: Schedule::Once,
+            ..self.clone()
+        };
+        let script = &mut task.script;
+        let step = match phase {
+            Phase::Run => return Some(self.clone()),
+            Phase::Modules if script.modules.is_empty() => return None,
+            Phase::Modules => {
+                script.timeout = Some(MODULES_TIMEOUT);
+                return Some(task);
+            }
+            Phase::FirstRun => self.first_run.clone()?,
+            Phase::Startup => self.startup.clone()?,
+        };
+        script.run = step.run;
+        script.language = step.language;
+        script.args.clear();
+        script.timeout.get_or_insert(STEP_TIMEOUT);
+        Some(task)
+    }
+
     /// Whether its runs end by themselves only if they like to: "let it finish" cannot be waited for.
     #[must_use]
     pub const fn is_endless(&self) -> bool {
         self.script.timeout.is_none()
     }
+}
+
+/// A script that stands before the schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The file to run, relative to the job's folder.
+    pub run: String,
+    /// What runs it.
+    pub language: Language,
 }
 
 /// The `[script]` section, checked.
@@ -95,6 +152,8 @@ pub struct Script {
     pub run: String,
     /// What runs it.
     pub language: Language,
+    /// What is installed for it before anything of it is run, by the installer of its language.
+    pub modules: Vec<String>,
     /// Arguments; `${SPOOLBEAT_*}` in them is filled in per run.
     pub args: Vec<String>,
     /// Variables set for it.
@@ -173,6 +232,17 @@ impl Language {
             Self::Perl => Some(("perl", &[])),
             Self::Ruby => Some(("ruby", &[])),
             Self::Exec => None,
+        }
+    }
+
+    /// Who installs its modules; `None`: nobody can.
+    #[must_use]
+    pub const fn installer(self) -> Option<Installer> {
+        match self {
+            Self::Python => Some(Installer::Python),
+            Self::Powershell => Some(Installer::Powershell),
+            Self::Bash | Self::Sh | Self::Exec => Some(Installer::System),
+            Self::Node | Self::Perl | Self::Ruby => None,
         }
     }
 

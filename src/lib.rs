@@ -29,7 +29,7 @@
 //! |---|---|
 //! | 0 words | [`units`], [`clock`], [`event`], [`disk`], [`fileid`], [`log`] |
 //! | 1 pure machines | [`schedule`], [`run`], [`cleanup`], [`protocol`], [`queue`], [`window`], [`deadletter`] |
-//! | 2 hands | [`process`], [`files`], [`lumberjack`], [`source`], [`sink`], [`results`], [`tls`] |
+//! | 2 hands | [`process`], [`files`], [`lumberjack`], [`modules`], [`source`], [`sink`], [`results`], [`tls`] |
 //! | 3 the text world | [`job`], [`config`], [`spool`] |
 //! | 4 acting parts | [`runner`], [`harvester`], [`shipper`] |
 //! | 5 the head | [`supervisor`], [`status`], [`control`], [`daemon`], [`cli`] |
@@ -58,6 +58,7 @@ pub mod window;
 // floor 2: hands
 pub mod files;
 pub mod lumberjack;
+pub mod modules;
 pub mod process;
 pub mod results;
 pub mod sink;

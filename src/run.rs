@@ -18,9 +18,26 @@ pub enum Trigger {
     Restart,
     /// A person asked for it.
     Manual,
+    /// Its modules are installed.
+    Modules,
+    /// Its `first_run` has not succeeded yet.
+    FirstRun,
+    /// Its `startup` has not succeeded since the daemon started or the job changed.
+    Startup,
 }
 
 impl Trigger {
+    /// The part of the job's life that such a run is.
+    #[must_use]
+    pub const fn phase(self) -> Phase {
+        match self {
+            Self::Schedule | Self::Restart | Self::Manual => Phase::Run,
+            Self::Modules => Phase::Modules,
+            Self::FirstRun => Phase::FirstRun,
+            Self::Startup => Phase::Startup,
+        }
+    }
+
     /// The value of `job.trigger`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -28,24 +45,43 @@ impl Trigger {
             Self::Schedule => "schedule",
             Self::Restart => "restart",
             Self::Manual => "manual",
+            Self::Modules => "modules",
+            Self::FirstRun => "first_run",
+            Self::Startup => "startup",
         }
     }
 }
 
-/// Which part of a job's life a run is; the value of `job.phase`.
+/// Which part of a job's life a run is. Each must have succeeded before the next begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// What must have succeeded once before anything else is run.
+    /// What its scripts need is installed.
+    Modules,
+    /// What must have succeeded once before anything else of it is run.
     FirstRun,
-    /// What must have succeeded since the daemon started.
+    /// What must have succeeded since the daemon started and the job last changed.
     Startup,
     /// What the schedule is for.
     Run,
 }
 
 impl Phase {
-    /// All of them, with their names.
+    /// What stands before a job's schedule, in order.
+    pub const STEPS: [Self; 3] = [Self::Modules, Self::FirstRun, Self::Startup];
+
+    /// The name in results, status and events: that of its trigger, but for the schedule's runs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Modules => "modules",
+            Self::FirstRun => "first_run",
+            Self::Startup => "startup",
+            Self::Run => "run",
+        }
+    }
+
+    /// Those whose output may go anywhere but to the results, with their names.
     pub const NAMES: [(&'static str, Self); 3] = [
         ("first_run", Self::FirstRun),
         ("startup", Self::Startup),

@@ -29,7 +29,6 @@ use crate::queue::Refused;
 use crate::results::Results;
 use crate::run::Exit;
 use crate::run::Outcome;
-use crate::run::Phase;
 use crate::run::Trigger;
 use crate::runner::driver::Driver;
 use crate::source::gather::End;
@@ -76,10 +75,8 @@ pub struct Host {
 pub struct Spec {
     /// The job, one generation of it.
     pub job: Arc<Job>,
-    /// What of it is run.
+    /// What of it is run: in each phase another script.
     pub task: Arc<Task>,
-    /// Which part of the job's life it is.
-    pub phase: Phase,
     /// The run.
     pub run: RunId,
     /// Why.
@@ -212,6 +209,7 @@ pub async fn interrupted(
         job: open.job.clone(),
         run: open.run.clone(),
         generation: open.generation.clone(),
+        trigger: open.trigger,
         outcome: Outcome::Interrupted,
         started_at: open.started_at.0,
         at: at.0,

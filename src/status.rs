@@ -15,6 +15,8 @@ use crate::config::Problem;
 use crate::event::RunId;
 use crate::queue::Counters;
 use crate::run::Outcome;
+use crate::run::Phase;
+use crate::run::Trigger;
 use crate::units::Timestamp;
 
 mod table;
@@ -295,6 +297,8 @@ pub struct Job {
     pub restarts: u32,
     /// By how much its period is multiplied while the queue is under pressure; 1 when it is not.
     pub stretch: u32,
+    /// What stands before its schedule; absent when nothing does.
+    pub preparation: Option<Preparation>,
     /// Whether it has not succeeded for longer than its `expect_every`.
     pub overdue: bool,
     /// Whose rights it has; absent when no generation of it was ever good.
@@ -303,6 +307,21 @@ pub struct Job {
     pub notes: Vec<String>,
     /// What is wrong with the newest edit of it; the last good generation stays.
     pub problems: Vec<Problem>,
+}
+
+/// A step on a job's way to its schedule that has not succeeded yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preparation {
+    /// `modules`, `first_run` or `startup`.
+    pub step: Phase,
+    /// Whether the job waits for it: modules may be there from an earlier time.
+    pub gates: bool,
+    /// How often in a row it did not succeed.
+    pub failures: u32,
+    /// Why it did not, in words; absent before its first failure.
+    pub problem: Option<String>,
+    /// When it is tried again after a failure; absent while it runs or waits for something else.
+    pub next_try_at: Option<At>,
 }
 
 /// What a job takes from Beats, counted since it began to listen on this address.
@@ -370,6 +389,10 @@ pub enum JobState {
     Listening,
     /// A run goes on.
     Running,
+    /// Is on the way to its schedule: modules, `first_run` or `startup`.
+    Preparing,
+    /// A step on the way to its schedule did not succeed; it is tried again.
+    Failed,
     /// Due; waits for a slot, or for the record of a run that a crash interrupted.
     Waiting,
     /// Schedules are paused.
@@ -392,6 +415,8 @@ impl JobState {
             Self::Idle => "idle",
             Self::Listening => "listening",
             Self::Running => "running",
+            Self::Preparing => "preparing",
+            Self::Failed => "failed",
             Self::Waiting => "waiting",
             Self::Held => "held",
             Self::Paused => "paused",
@@ -407,6 +432,8 @@ impl JobState {
 pub struct Running {
     /// The run.
     pub run: RunId,
+    /// Why it was started.
+    pub trigger: Trigger,
     /// The generation that it runs.
     pub generation: String,
     /// When it was started.

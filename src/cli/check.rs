@@ -69,6 +69,8 @@ struct Checked {
     enabled: bool,
     /// When it runs, in words.
     schedule: String,
+    /// What stands before its schedule, in order.
+    first: Vec<String>,
     /// The next times; for `every`, if it were new now. None of a disabled job.
     next: Vec<String>,
 }
@@ -205,6 +207,7 @@ impl Report {
             job: job.name.clone(),
             enabled: job.enabled,
             schedule: when,
+            first: job.task.as_deref().map(before).unwrap_or_default(),
             next: match job.enabled {
                 true => next.iter().map(ToString::to_string).collect(),
                 false => Vec::new(),
@@ -246,6 +249,15 @@ impl Report {
                 job.name
             ));
         }
+        let script = &task.script;
+        let installer = script.language.installer();
+        let unpinned = |entry: &&String| installer.is_some_and(|one| !one.is_pinned(entry));
+        for entry in script.modules.iter().filter(unpinned) {
+            self.warnings.push(format!(
+                "jobs/{}: modules: `{entry}` names no version, so each installation may be another one; write {entry}==1.2.3",
+                job.name
+            ));
+        }
         let (schedule, next) = times(&task.schedule, now);
         if matches!(task.schedule, Schedule::Cron(_)) && next.is_empty() {
             self.warnings.push(format!(
@@ -264,6 +276,9 @@ impl Report {
                 &mut text,
                 &format!("{}: ok{off}, {}", job.job, job.schedule),
             );
+            for step in &job.first {
+                line(&mut text, &format!("    first {step}"));
+            }
             for time in &job.next {
                 line(&mut text, &format!("    {time}"));
             }
@@ -282,6 +297,27 @@ impl Report {
         line(&mut text, &counts.join(", "));
         text
     }
+}
+
+/// What is done before a job's schedule begins, in words.
+fn before(task: &Task) -> Vec<String> {
+    let modules = &task.script.modules;
+    let modules = (!modules.is_empty()).then(|| format!("modules {}", modules.join(", ")));
+    let first_run = task.first_run.as_ref();
+    let first_run =
+        first_run.map(|step| format!("first_run {}, until it has succeeded once", step.run));
+    let startup = task.startup.as_ref();
+    let startup = startup.map(|step| {
+        format!(
+            "startup {}, at each start of the daemon and after each edit",
+            step.run
+        )
+    });
+    modules
+        .into_iter()
+        .chain(first_run)
+        .chain(startup)
+        .collect()
 }
 
 /// A schedule in words.

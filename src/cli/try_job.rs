@@ -23,7 +23,6 @@ use crate::queue::Portion;
 use crate::run::Exit;
 use crate::run::Order;
 use crate::run::Outcome;
-use crate::run::Phase;
 use crate::run::Trigger;
 use crate::runner;
 use crate::runner::Ended;
@@ -83,7 +82,6 @@ pub async fn run(
     let spec = Spec {
         job,
         task,
-        phase: Phase::Run,
         run: RunId::new(at, std::process::id()),
         trigger: Trigger::Manual,
         scheduled_at: None,

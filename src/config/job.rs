@@ -36,8 +36,10 @@ use crate::job::Job;
 use crate::job::Language;
 use crate::job::Script;
 use crate::job::SecretSource;
+use crate::job::Step;
 use crate::job::Task;
 use crate::job::When;
+use crate::modules;
 use crate::schedule::cron;
 
 mod rights;
@@ -56,6 +58,8 @@ use schedule::Checked;
 use schedule::RawSchedule;
 
 const RUN_EXAMPLE: &str = "run = \"collect.py\"";
+const FIRST_RUN_EXAMPLE: &str = "first_run = \"setup.sh\"";
+const STARTUP_EXAMPLE: &str = "startup = \"warmup.py\"";
 
 /// Shortest time limit.
 const LEAST: Duration = Duration::from_millis(1);
@@ -182,6 +186,9 @@ struct Raw {
     /// Whether `run` is there, also when it could not be read.
     has_run: bool,
     language: Option<Language>,
+    modules: Option<Vec<Leaf<String>>>,
+    first_run: Option<Leaf<String>>,
+    startup: Option<Leaf<String>>,
     args: Option<Vec<Leaf<String>>>,
     env: Vec<(Leaf<String>, Leaf<String>)>,
     pass_env: Option<Vec<Leaf<String>>>,
@@ -250,6 +257,9 @@ impl Raw {
         self.has_run = table.has("run");
         self.run = table.text("run", RUN_EXAMPLE);
         self.language = table.choice("language", &Language::NAMES);
+        self.modules = table.texts("modules", "modules = [\"requests==2.32.4\"]");
+        self.first_run = table.text("first_run", FIRST_RUN_EXAMPLE);
+        self.startup = table.text("startup", STARTUP_EXAMPLE);
         self.args = table.texts("args", "args = [\"--since\", \"1h\"]");
         self.env = table.text_map("env", "env = { API_URL = \"https://idp.example\" }");
         self.pass_env = table.texts("pass_env", "pass_env = [\"HTTPS_PROXY\"]");
@@ -319,6 +329,11 @@ impl Raw {
         let schedule = self.schedule.check(table);
         let file = self.script_file(table, folder);
         let language = self.language(table, folder, file.as_deref());
+        self.check_modules(table, folder, language);
+        let first_run = self.first_run.as_ref();
+        let first_run = first_run.map(|leaf| self.step(table, folder, leaf, FIRST_RUN_EXAMPLE));
+        let startup = self.startup.as_ref();
+        let startup = startup.map(|leaf| self.step(table, folder, leaf, STARTUP_EXAMPLE));
         let timeout = match self.schedule.is_kept_running() {
             // A default limit is meant for runs that are expected to end.
             true => self
@@ -337,6 +352,7 @@ impl Raw {
             script: Script {
                 run: file?,
                 language: language?,
+                modules: values(self.modules.take()),
                 args: values(self.args.take()),
                 env: std::mem::take(&mut self.env)
                     .into_iter()
@@ -356,6 +372,8 @@ impl Raw {
             schedule,
             policy,
             expect_every,
+            first_run: transposed(first_run)?,
+            startup: transposed(startup)?,
             stdout: std::mem::take(&mut self.stdout).check(table, &[Goal::Events]),
             stderr: std::mem::take(&mut self.stderr).check(table, &[Goal::Events, Goal::Log]),
         })
@@ -436,44 +454,47 @@ impl Raw {
             }
             return None;
         };
-        let mut path = Vec::new();
-        for part in Path::new(&run.value).components() {
-            match part {
-                Component::CurDir => {}
-                Component::Normal(name) => path.push(name.to_str()?),
-                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                    let message = format!(
-                        "`{}` leads out of the job's folder; put the script into it and write {RUN_EXAMPLE}",
-                        run.value
-                    );
-                    table.refuse(run, message);
-                    return None;
-                }
-            }
-        }
-        if let Some(name) = path.iter().find(|name| crate::files::is_passing(name)) {
-            let message = format!(
-                "`{name}` is hidden or temporary by its name, which is no part of a job; rename it, like {RUN_EXAMPLE}"
-            );
-            table.refuse(run, message);
-            return None;
-        }
-        let path = path.join("/");
-        let refuse = |why: &str| {
-            let message = format!("`{}` {why}; write {RUN_EXAMPLE}", run.value);
-            table.refuse(run, message);
+        file_of(table, folder, run, RUN_EXAMPLE)
+    }
+
+    /// Refuses what cannot be installed.
+    fn check_modules(&self, table: &Table<'_, '_>, folder: &Path, language: Option<Language>) {
+        let (Some(all), Some(language)) = (&self.modules, language) else {
+            return;
         };
-        match crate::files::look(&folder.join(&path)) {
-            Ok(item) if item.kind == crate::files::Kind::File => return Some(path),
-            Ok(_) => refuse("is not a plain file"),
-            Err(_) if run.value.contains(' ') => {
-                refuse(
-                    "is no file in the folder; arguments stand in args, the interpreter in language",
+        for leaf in all {
+            let entry = leaf.value.as_str();
+            let file = modules::requirements_file(entry);
+            if language.installer().is_none() {
+                let message = "there is no installer for this language; put what it needs into the folder, or install it beside, and remove the key";
+                table.refuse(leaf, message.to_owned());
+            } else if let (Some(file), Language::Python) = (file, language) {
+                let file = Leaf {
+                    value: file.to_owned(),
+                    ..leaf.clone()
+                };
+                file_of(table, folder, &file, "modules = [\"-r requirements.txt\"]");
+            } else if entry.trim().is_empty() || entry.starts_with('-') {
+                let message = format!(
+                    "`{entry}` names no module; write \"requests==2.32.4\", or with python \"-r requirements.txt\""
                 );
+                table.refuse(leaf, message);
             }
-            Err(_) => refuse("is no file in the folder"),
         }
-        None
+    }
+
+    /// A script that stands before the schedule.
+    fn step(
+        &self,
+        table: &Table<'_, '_>,
+        folder: &Path,
+        leaf: &Leaf<String>,
+        example: &str,
+    ) -> Option<Step> {
+        let run = file_of(table, folder, leaf, example)?;
+        let language = Language::from_ending(&run).or(self.language);
+        let language = check_language(table, folder, leaf, &run, language)?;
+        Some(Step { run, language })
     }
 
     fn language(
@@ -483,23 +504,8 @@ impl Raw {
         file: Option<&str>,
     ) -> Option<Language> {
         let (file, run) = (file?, self.run.as_ref()?);
-        let Some(language) = self.language.or_else(|| Language::from_ending(file)) else {
-            let names: Vec<&str> = Language::NAMES.iter().map(|(name, _)| *name).collect();
-            let message = format!(
-                "`{file}` has no ending that says its language; write language = \"exec\", or one of {}",
-                names.join(", ")
-            );
-            table.refuse(run, message);
-            return None;
-        };
-        let executable =
-            crate::files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
-        if language == Language::Exec && !executable {
-            let message = format!("`{file}` is not executable; run chmod +x {file}");
-            table.refuse(run, message);
-            return None;
-        }
-        Some(language)
+        let language = self.language.or_else(|| Language::from_ending(file));
+        check_language(table, folder, run, file, language)
     }
 
     fn route(&self, table: &Table<'_, '_>, outputs: &[String]) -> Route {
@@ -524,6 +530,88 @@ impl Raw {
             table.lacks("output.to", message);
         }
         Route::to(to.iter().map(|leaf| leaf.value.clone()).collect())
+    }
+}
+
+/// The path below the folder of the script that `run` names, if it is one that can be run.
+fn file_of(
+    table: &Table<'_, '_>,
+    folder: &Path,
+    run: &Leaf<String>,
+    example: &str,
+) -> Option<String> {
+    let mut path = Vec::new();
+    for part in Path::new(&run.value).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(name) => path.push(name.to_str()?),
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                let message = format!(
+                    "`{}` leads out of the job's folder; put the script into it and write {example}",
+                    run.value
+                );
+                table.refuse(run, message);
+                return None;
+            }
+        }
+    }
+    if let Some(name) = path.iter().find(|name| crate::files::is_passing(name)) {
+        let message = format!(
+            "`{name}` is hidden or temporary by its name, which is no part of a job; rename it, like {example}"
+        );
+        table.refuse(run, message);
+        return None;
+    }
+    let path = path.join("/");
+    let refuse = |why: &str| {
+        let message = format!("`{}` {why}; write {example}", run.value);
+        table.refuse(run, message);
+    };
+    match crate::files::look(&folder.join(&path)) {
+        Ok(item) if item.kind == crate::files::Kind::File => return Some(path),
+        Ok(_) => refuse("is not a plain file"),
+        Err(_) if run.value.contains(' ') => {
+            refuse(
+                "is no file in the folder; arguments stand in args, the interpreter in language",
+            );
+        }
+        Err(_) => refuse("is no file in the folder"),
+    }
+    None
+}
+
+/// The language that was found for the script `file`, if it can be run so.
+fn check_language(
+    table: &Table<'_, '_>,
+    folder: &Path,
+    run: &Leaf<String>,
+    file: &str,
+    language: Option<Language>,
+) -> Option<Language> {
+    let Some(language) = language else {
+        let names: Vec<&str> = Language::NAMES.iter().map(|(name, _)| *name).collect();
+        let message = format!(
+            "`{file}` has no ending that says its language; write language = \"exec\", or one of {}",
+            names.join(", ")
+        );
+        table.refuse(run, message);
+        return None;
+    };
+    let executable =
+        crate::files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
+    if language == Language::Exec && !executable {
+        let message = format!("`{file}` is not executable; run chmod +x {file}");
+        table.refuse(run, message);
+        return None;
+    }
+    Some(language)
+}
+
+/// A step that is refused is no step that is not there.
+fn transposed(step: Option<Option<Step>>) -> Option<Option<Step>> {
+    match step {
+        None => Some(None),
+        Some(step) => step.map(Some),
     }
 }
 

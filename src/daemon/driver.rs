@@ -348,6 +348,19 @@ fn tell(say: &Say) {
                 tracing::error!("{problem}; the former settings hold");
             }
         }
+        Say::StepFailed {
+            job,
+            step,
+            why,
+            wait,
+        } => {
+            let (step, wait) = (step.name(), crate::units::show_duration(*wait));
+            tracing::warn!(
+                job = &**job,
+                step,
+                "{step} did not succeed ({why}); the job waits, next try in {wait}"
+            );
+        }
         Say::NotRun { job, reason } => tracing::error!(job = &**job, reason, "job is not run"),
     }
 }

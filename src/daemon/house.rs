@@ -615,6 +615,7 @@ fn past_of(past: &JobPast) -> Past {
         last_fire: past.last_fire.map(Timestamp),
         last_success_at: past.last_success_at.map(Timestamp),
         done_generation: past.done_generation.clone(),
+        first_run_done: past.first_run_done,
         last_run: past.last_run.as_ref().map(|last| status::LastRun {
             run: last.run.clone(),
             outcome: last.outcome,

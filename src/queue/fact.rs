@@ -47,6 +47,8 @@ pub enum Fact {
         run: RunId,
         /// The job's generation.
         generation: String,
+        /// Why it was started.
+        trigger: Trigger,
         /// How.
         outcome: Outcome,
         /// When it was started, in milliseconds since 1970.

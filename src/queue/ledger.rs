@@ -16,6 +16,7 @@ use super::fact::Release;
 use super::fact::ReleaseEnd;
 use crate::event::RunId;
 use crate::run::Outcome;
+use crate::run::Phase;
 use crate::run::Trigger;
 
 /// What the log says about a job.
@@ -27,11 +28,13 @@ pub struct JobPast {
     pub last_success_at: Option<i64>,
     /// The generation of which a run has ended last.
     pub done_generation: Option<String>,
-    /// The last run that ended.
+    /// Whether its `first_run` has succeeded, whatever is in it by now.
+    pub first_run_done: bool,
+    /// The last run that ended, those that prepare it apart.
     pub last_run: Option<LastRun>,
     /// How many of its events were captured.
     pub captured: u64,
-    /// How many of its runs ended.
+    /// How many of its runs ended, those that prepare it apart.
     pub runs: u64,
     /// What became of the files that it reads.
     pub files: FileCounts,
@@ -182,8 +185,8 @@ impl Ledger {
                 outputs,
                 at,
             } => {
-                // A run by hand does not move the phase of the schedule.
-                if *trigger != Trigger::Manual {
+                // Only what the schedule fired moves its phase.
+                if matches!(trigger, Trigger::Schedule | Trigger::Restart) {
                     self.past(job).last_fire = Some(scheduled_at.unwrap_or(*at));
                 }
                 let open = OpenRun {
@@ -200,12 +203,18 @@ impl Ledger {
                 job,
                 run,
                 generation,
+                trigger,
                 outcome,
                 started_at,
                 at,
             } => {
                 self.open.remove(run);
                 let past = self.past(job);
+                if trigger.phase() != Phase::Run {
+                    let is_first = trigger.phase() == Phase::FirstRun;
+                    past.first_run_done |= is_first && *outcome == Outcome::Success;
+                    return;
+                }
                 past.runs += 1;
                 if outcome.is_own_end() {
                     past.done_generation = Some(generation.clone());

@@ -440,6 +440,7 @@ mod tests {
                 job: "disk".into(),
                 run: crate::event::RunId::from_text("r"),
                 generation: "g".into(),
+                trigger: crate::run::Trigger::Schedule,
                 outcome: crate::run::Outcome::Success,
                 started_at: 1,
                 at: 2,

@@ -269,6 +269,7 @@ fn events_stop_at_the_limit_and_run_ends_still_find_room() {
         job: "job".into(),
         run: RunId::from_text("r"),
         generation: "g".into(),
+        trigger: Trigger::Schedule,
         outcome: Outcome::Success,
         started_at: 1,
         at: 2,

@@ -21,6 +21,7 @@ use crate::event::Stream;
 use crate::event::envelope::Labels;
 use crate::job::Capture;
 use crate::job::Format;
+use crate::modules;
 use crate::process;
 use crate::process::Note;
 use crate::process::Watch;
@@ -34,6 +35,7 @@ use crate::run::Exit;
 use crate::run::Input;
 use crate::run::Order;
 use crate::run::Outcome;
+use crate::run::Phase;
 use crate::run::Run;
 use crate::runner::environment;
 use crate::runner::output::Output;
@@ -46,6 +48,9 @@ use crate::source::gather::Lane;
 use crate::source::gather::Lanes;
 use crate::units::Timestamp;
 use crate::units::write_duration;
+
+/// The job's own folder for environments of modules, beside its data.
+const VENVS: &str = "venv";
 
 /// How long the files of a result may lag behind what was printed.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -137,8 +142,8 @@ impl Driver {
             fields: &job.fields,
         };
         let (stdout, stderr) = (
-            task.stdout.in_phase(spec.phase),
-            task.stderr.in_phase(spec.phase),
+            task.stdout.in_phase(spec.trigger.phase()),
+            task.stderr.in_phase(spec.trigger.phase()),
         );
         let lanes = Lanes {
             stdout: lane(&stdout),
@@ -438,12 +443,27 @@ impl Driver {
         disk::make_private_dir(state_dir, owner).map_err(|error| {
             format!("its folder {} cannot be made: {error}", state_dir.display())
         })?;
-        let mut command = environment::command(
-            &self.spec,
-            self.started_at,
-            self.files.as_ref().map(RunFiles::dir),
-            &self.host.environment,
-        )?;
+        let venvs = state_dir.with_file_name(VENVS);
+        let installs = self.spec.trigger.phase() == Phase::Modules;
+        if installs {
+            disk::make_private_dir(&venvs, owner).map_err(|error| {
+                format!("its folder {} cannot be made: {error}", venvs.display())
+            })?;
+        }
+        let uses = !installs && !self.spec.task.script.modules.is_empty();
+        let venv = match uses {
+            true => process::as_user(user, || modules::environment(&venvs))
+                .map_err(|error| format!("its modules cannot be looked at: {error}"))?,
+            false => None,
+        };
+        let around = environment::Surroundings {
+            exe: &self.host.shim,
+            result_dir: self.files.as_ref().map(RunFiles::dir),
+            venvs: &venvs,
+            venv: venv.as_deref(),
+            daemon: &self.host.environment,
+        };
+        let mut command = environment::command(&self.spec, self.started_at, around)?;
         let cgroups = self.host.cgroups.as_ref();
         command.cgroup = cgroups.map(|cgroups| cgroups.of_run(self.spec.run.as_str()));
         let child = process::spawn(&self.host.shim, command).map_err(|error| error.to_string())?;
@@ -520,6 +540,7 @@ impl Driver {
             job: self.spec.job.name.clone(),
             run: self.spec.run.clone(),
             generation: self.spec.job.generation.clone(),
+            trigger: self.spec.trigger,
             outcome: ending.outcome,
             started_at: self.started_at.0,
             at: ending.at.0,

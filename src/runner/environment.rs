@@ -9,10 +9,13 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::job::Cwd;
+use crate::job::Language;
 use crate::job::SecretSource;
+use crate::modules;
 use crate::process::Command;
 use crate::process::Secret;
 use crate::process::SecretFrom;
+use crate::run::Phase;
 use crate::runner::Spec;
 use crate::units::Timestamp;
 
@@ -25,38 +28,48 @@ const REFERENCE: &str = "${SPOOLBEAT_";
 /// Where systemd puts the credentials of a service, by systemd.exec(5).
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// The command of a run that starts at `started_at` and has its results in `result_dir`, where
-/// `daemon` is the daemon's own environment.
+/// What a run is started with beside its own facts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Our own executable.
+    pub(super) exe: &'a Path,
+    /// Where its results are.
+    pub(super) result_dir: Option<&'a Path>,
+    /// The job's own folder for environments of modules.
+    pub(super) venvs: &'a Path,
+    /// The one of them that is in use.
+    pub(super) venv: Option<&'a Path>,
+    /// The daemon's own environment.
+    pub(super) daemon: &'a BTreeMap<OsString, OsString>,
+}
+
+/// The command of a run that starts at `started_at`.
 ///
 /// # Errors
 /// In words: a secret is not where it should be.
 pub(super) fn command(
     spec: &Spec,
     started_at: Timestamp,
-    result_dir: Option<&Path>,
-    daemon: &BTreeMap<OsString, OsString>,
+    around: Surroundings<'_>,
 ) -> Result<Command, String> {
     let script = &spec.task.script;
-    let own = own_variables(spec, started_at, result_dir);
-    let file = spec.job.folder.join(&script.run);
-    let mut args: Vec<OsString> = Vec::new();
-    let program = match script.language.interpreter() {
-        Some((interpreter, flags)) => {
-            args.extend(flags.iter().map(OsString::from));
-            args.push(file.into());
-            interpreter.into()
-        }
-        None => file.into(),
-    };
-    args.extend(script.args.iter().map(|arg| filled(arg, &own).into()));
+    let own = own_variables(spec, started_at, around.result_dir);
     let secrets = script.secrets.iter();
+    let secrets = secrets
+        .map(|(name, source)| Ok((name.into(), secret(name, source, around.daemon)?)))
+        .collect::<Result<_, String>>()?;
+    let (program, args) = match (spec.trigger.phase(), script.language.installer()) {
+        (Phase::Modules, Some(installer)) => (
+            around.exe.into(),
+            modules::arguments(installer, around.venvs, &spec.job.folder, &script.modules),
+        ),
+        _ => program(spec, &own, around.venv),
+    };
     Ok(Command {
         program,
         args,
-        env: environment(spec, own, daemon),
-        secrets: secrets
-            .map(|(name, source)| Ok((name.into(), secret(name, source, daemon)?)))
-            .collect::<Result<_, String>>()?,
+        env: environment(spec, own, around),
+        secrets,
         cwd: match script.cwd {
             Cwd::Job => spec.job.folder.clone(),
             Cwd::State => spec.state_dir.clone(),
@@ -64,6 +77,30 @@ pub(super) fn command(
         rights: spec.job.rights.clone(),
         cgroup: None,
     })
+}
+
+/// The script or its interpreter, that of the environment if there is one, and the arguments.
+fn program(
+    spec: &Spec,
+    own: &BTreeMap<&'static str, OsString>,
+    venv: Option<&Path>,
+) -> (OsString, Vec<OsString>) {
+    let script = &spec.task.script;
+    let file = spec.job.folder.join(&script.run);
+    let mut args: Vec<OsString> = Vec::new();
+    let program = match script.language.interpreter() {
+        Some((interpreter, flags)) => {
+            args.extend(flags.iter().map(OsString::from));
+            args.push(file.into());
+            match venv.filter(|_| script.language == Language::Python) {
+                Some(venv) => venv.join("bin").join(interpreter).into(),
+                None => interpreter.into(),
+            }
+        }
+        None => file.into(),
+    };
+    args.extend(script.args.iter().map(|arg| filled(arg, own).into()));
+    (program, args)
 }
 
 fn secret(
@@ -123,7 +160,7 @@ fn own_variables(
 fn environment(
     spec: &Spec,
     own: BTreeMap<&'static str, OsString>,
-    daemon: &BTreeMap<OsString, OsString>,
+    around: Surroundings<'_>,
 ) -> Vec<(OsString, OsString)> {
     let script = &spec.task.script;
     let given: Vec<(OsString, OsString)> = script
@@ -157,11 +194,24 @@ fn environment(
         .chain(script.pass_env.iter().map(String::as_str))
         .map(OsStr::new);
     for name in passed {
-        if let Some(value) = daemon.get(name).filter(|value| !value.is_empty()) {
+        if let Some(value) = around.daemon.get(name).filter(|value| !value.is_empty()) {
             env.insert(name.to_owned(), value.clone());
         }
     }
+    if !script.modules.is_empty() {
+        // Installers keep there what scripts find there again.
+        env.insert("HOME".into(), spec.state_dir.clone().into());
+    }
     env.extend(given);
+    if let Some(venv) = around.venv {
+        let mut path = venv.join("bin").into_os_string();
+        if let Some(others) = env.get(OsStr::new("PATH")) {
+            path.push(":");
+            path.push(others);
+        }
+        env.insert("PATH".into(), path);
+        env.insert("VIRTUAL_ENV".into(), venv.into());
+    }
     // Last: a job cannot say that it is another one.
     env.extend(own.into_iter().map(|(name, value)| (name.into(), value)));
     env.into_iter().collect()

@@ -85,7 +85,7 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
         table(&mut out, &file_rows(&status.jobs), look);
     }
     notes(&mut out, status);
-    problems(&mut out, status, look);
+    problems(&mut out, status, now, look);
     out
 }
 
@@ -216,6 +216,9 @@ fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
 /// What the job is doing, and what is unusual about it.
 fn state(job: &Job) -> String {
     let mut text = job.state.name().to_owned();
+    if let (Some(one), JobState::Preparing | JobState::Failed) = (&job.preparation, job.state) {
+        text.push_str(&format!(": {}", one.step.name()));
+    }
     if job.overdue {
         text.push_str(", overdue");
     }
@@ -301,7 +304,26 @@ fn next(job: &Job, now: Timestamp) -> String {
     }
 }
 
-fn problems(out: &mut String, status: &Status, look: Look) {
+/// What is wrong with a job's preparation.
+fn preparation(job: &Job, now: Timestamp) -> Option<String> {
+    let one = job.preparation.as_ref()?;
+    let (step, why) = (one.step.name(), one.problem.as_ref()?);
+    let meanwhile = if one.gates {
+        "the job waits for it"
+    } else {
+        "the last good environment is in use"
+    };
+    let again = one.next_try_at.map_or_else(
+        || "it is being tried again".to_owned(),
+        |at| format!("next try in {}", show_duration(at.0.since(now))),
+    );
+    Some(format!(
+        "job {0}: {step}: {why}; {meanwhile}, {again}; `spoolbeat results {0}` lists what it printed",
+        job.name
+    ))
+}
+
+fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.daemon.paused.iter().cloned());
     lines.extend(status.daemon.unreadable.iter().cloned());
@@ -313,6 +335,7 @@ fn problems(out: &mut String, status: &Status, look: Look) {
             status.daemon.notices_dropped
         ));
     }
+    lines.extend(status.jobs.iter().filter_map(|job| preparation(job, now)));
     for job in status.jobs.iter().filter(|job| job.overdue) {
         lines.push(format!(
             "job {}: it has not succeeded for longer than its expect_every",
@@ -448,7 +471,8 @@ fn job_paint(job: &Job) -> Paint {
         JobState::Idle => Paint::None,
         JobState::Waiting | JobState::Held | JobState::Paused => Paint::Warn,
         JobState::Disabled | JobState::Removed => Paint::Faint,
-        JobState::Refused => Paint::Bad,
+        JobState::Preparing => Paint::Warn,
+        JobState::Failed | JobState::Refused => Paint::Bad,
     }
 }
 

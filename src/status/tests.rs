@@ -86,6 +86,7 @@ fn sample() -> Status {
             waiting_runs: 0,
             restarts: 0,
             stretch: 1,
+            preparation: None,
             overdue: false,
             user: Some("idp".to_owned()),
             notes: vec!["limits.cpu is not enforced: no controller".to_owned()],

@@ -34,7 +34,7 @@ impl Supervisor {
     ) {
         let answer = match request {
             Request::Status => {
-                let snapshot = Box::new(self.snapshot());
+                let snapshot = Box::new(self.snapshot(now));
                 effects.push(Effect::Report { ask, snapshot });
                 return;
             }
@@ -121,6 +121,12 @@ impl Supervisor {
                 "job `{name}` waits until the end of an interrupted run is recorded"
             ));
         }
+        if let Some(step) = known.gate() {
+            return Err(format!(
+                "job `{name}` cannot be run before its {} has succeeded; `spoolbeat status` says how far it is",
+                step.name()
+            ));
+        }
         if known.runs.len() >= task.policy.overlap.runs_max()
             && let Some(run) = known.runs.first()
         {
@@ -174,6 +180,7 @@ impl Supervisor {
             now: now.wall,
         };
         self.schedule(now, input, effects);
+        self.prepare_soon(now, &Arc::from(name));
         self.keep_paused(ask, effects);
         Ok(Answer::Accepted)
     }
@@ -188,7 +195,7 @@ impl Supervisor {
         let run = RunId::from_text(target);
         let runs = match (self.runs.contains_key(&run), self.jobs.get(target)) {
             (true, _) => vec![run],
-            (false, Some(known)) => known.runs.clone(),
+            (false, Some(known)) => known.runs.iter().chain(&known.life.step).cloned().collect(),
             (false, None) => {
                 return Err(format!(
                     "there is no job and no running run `{target}`; `spoolbeat status` lists them"
@@ -229,6 +236,7 @@ impl Supervisor {
                 self.settings_problems.clear();
                 self.stop_timeout = settings.stop_timeout;
                 self.set_heartbeat(now, settings.heartbeat);
+                self.preparations.most = max_concurrent;
                 effects.push(Effect::TakeOver { ask, root });
                 self.schedule(now, Input::Limit { max_concurrent }, effects);
             }

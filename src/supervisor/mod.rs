@@ -21,6 +21,7 @@ use crate::job::Task;
 use crate::process::Can;
 use crate::run;
 use crate::run::Outcome;
+use crate::run::Trigger;
 use crate::runner::Ended;
 use crate::runner::Order;
 use crate::runner::Spec;
@@ -37,6 +38,7 @@ use crate::units::Timestamp;
 
 mod asked;
 mod expect;
+mod life;
 mod once;
 mod pressure;
 mod snapshot;
@@ -46,6 +48,8 @@ mod tests;
 mod words;
 
 use expect::Expectations;
+use life::Life;
+use life::Preparations;
 use once::Once;
 use pressure::Pressure;
 pub use snapshot::Snapshot;
@@ -82,8 +86,9 @@ struct Known {
     /// What is wrong with the newest edit.
     problems: Vec<Problem>,
     past: Past,
-    /// Its runs that have not ended.
+    /// Its runs that have not ended, but for the one that prepares it.
     runs: Vec<RunId>,
+    life: Life,
     /// Interrupted runs whose end is not recorded yet: it must not run before.
     closing: u32,
     /// Whether it was there when the daemon started and has not been planned yet: what was due
@@ -96,8 +101,9 @@ struct Known {
 struct Live {
     job: Arc<Job>,
     task: Arc<Task>,
-    /// [`Fire::number`].
-    number: u64,
+    trigger: Trigger,
+    /// [`Fire::number`], of a run that the scheduler fired.
+    number: Option<u64>,
     started_at: Timestamp,
     started: Tick,
     /// The hardest order that it has had.
@@ -119,6 +125,7 @@ pub struct Supervisor {
     closing: HashMap<RunId, OpenRun>,
     pressure: Pressure,
     expectations: Expectations,
+    preparations: Preparations,
     /// Jobs that a person paused, also such as are not there at the moment.
     paused_jobs: BTreeSet<Arc<str>>,
     /// Whether all jobs that were there at the start are known.
@@ -157,6 +164,7 @@ impl Supervisor {
             closing: HashMap::new(),
             pressure: Pressure::new(start.require_output),
             expectations: Expectations::new(start.settings.heartbeat),
+            preparations: Preparations::new(start.settings.max_concurrent),
             paused_jobs: BTreeSet::new(),
             complete: false,
             settings_problems: Vec::new(),
@@ -214,6 +222,7 @@ impl Supervisor {
             .map(|at| at.since(now.wall))
             .into_iter();
         let deadlines = self.deadlines().chain(self.expectations.next());
+        let deadlines = deadlines.chain(self.next_step_at());
         let deadlines = deadlines.map(|at| at.since(now.tick));
         wall.chain(deadlines).fold(WAKE_MAX, Duration::min)
     }
@@ -221,6 +230,7 @@ impl Supervisor {
     /// What does not follow from one note alone: `--once`, and the way through a stop.
     fn go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.once_go_on(now, effects);
+        self.life_go_on(now, effects);
         self.stop_go_on(now, effects);
     }
 
@@ -262,6 +272,7 @@ impl Supervisor {
             return;
         }
         known.job = Some(job);
+        known.renew();
         for run in known.runs.clone() {
             // An endless run of the former generation would keep the new one out for ever.
             self.end_if_endless(&run, effects);
@@ -269,12 +280,15 @@ impl Supervisor {
         self.retire(&name, effects);
         self.expect_of(now, &name);
         self.plan(now, &name, effects);
+        self.prepare_at(&name, None);
+        self.prepare_soon(now, &name);
     }
 
     /// Says which generations of a job its runs still use.
     fn retire(&self, name: &Arc<str>, effects: &mut Vec<Effect>) {
-        let runs = self.jobs.get(name).map_or(&[][..], |known| &known.runs);
-        let live = runs.iter().filter_map(|run| self.runs.get(run));
+        let known = self.jobs.get(name).into_iter();
+        let runs = known.flat_map(|known| known.runs.iter().chain(&known.life.step));
+        let live = runs.filter_map(|run| self.runs.get(run));
         effects.push(Effect::Retire {
             job: Arc::clone(name),
             in_use: live.map(|live| live.job.generation.clone()).collect(),
@@ -292,7 +306,7 @@ impl Supervisor {
         let due = known
             .job
             .as_ref()
-            .filter(|job| job.enabled && known.closing == 0);
+            .filter(|job| job.enabled && known.closing == 0 && known.gate().is_none());
         let input = match due.and_then(|job| Some((job, job.task.as_ref()?))) {
             Some((job, task)) => Input::Load {
                 job: Arc::clone(name),
@@ -318,7 +332,9 @@ impl Supervisor {
         };
         known.problems.clear();
         known.job = None;
-        for run in known.runs.clone() {
+        let runs: Vec<RunId> = known.runs.iter().chain(&known.life.step).cloned().collect();
+        self.prepare_at(name, None);
+        for run in runs {
             if let Some(live) = self.runs.get(&run)
                 && (live.task.script.on_remove == AtEnd::Terminate || live.task.is_endless())
             {
@@ -345,7 +361,7 @@ impl Supervisor {
                 let runs = self.jobs.get(&job).map_or(&[][..], |known| &known.runs);
                 let is_meant = |run: &&RunId| {
                     let live = self.runs.get(*run);
-                    live.is_some_and(|live| live.number == number)
+                    live.is_some_and(|live| live.number == Some(number))
                 };
                 let run = runs.iter().find(is_meant)?.clone();
                 self.order(&run, Order::Terminate, effects);
@@ -356,31 +372,43 @@ impl Supervisor {
 
     /// Starts what the scheduler fired.
     fn fire(&mut self, now: Now, fire: &Fire, effects: &mut Vec<Effect>) -> Option<RunId> {
-        let spec = {
-            let known = self.jobs.get_mut(&fire.job)?;
-            let job = Arc::clone(known.job.as_ref()?);
-            let task = Arc::clone(job.task.as_ref()?);
-            known.past.last_fire = fire.scheduled_at.or(known.past.last_fire);
-            Spec {
-                run: RunId::new(now.wall, self.salt),
-                trigger: fire.trigger,
-                scheduled_at: fire.scheduled_at,
-                last_success_at: known.past.last_success_at,
-                state_dir: self.state_dir.join(&*fire.job).join("data"),
-                job,
-                task,
-                phase: run::Phase::Run,
-            }
+        let known = self.jobs.get_mut(&fire.job)?;
+        let task = Arc::clone(known.job.as_ref()?.task.as_ref()?);
+        known.past.last_fire = fire.scheduled_at.or(known.past.last_fire);
+        let run = self.start_run(now, &fire.job, task, fire.trigger, Some(fire), effects)?;
+        self.known(&fire.job).runs.push(run.clone());
+        Some(run)
+    }
+
+    /// Starts a run of a job: what the scheduler fired, or a step on the way to its schedule.
+    fn start_run(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        task: Arc<Task>,
+        trigger: Trigger,
+        fire: Option<&Fire>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<RunId> {
+        let known = self.jobs.get(name)?;
+        let spec = Spec {
+            job: Arc::clone(known.job.as_ref()?),
+            task,
+            run: RunId::new(now.wall, self.salt),
+            trigger,
+            scheduled_at: fire.and_then(|fire| fire.scheduled_at),
+            last_success_at: known.past.last_success_at,
+            state_dir: self.state_dir.join(&**name).join("data"),
         };
         self.salt = self.salt.wrapping_add(1);
         let run = spec.run.clone();
-        self.known(&fire.job).runs.push(run.clone());
         self.runs.insert(
             run.clone(),
             Live {
                 job: Arc::clone(&spec.job),
                 task: Arc::clone(&spec.task),
-                number: fire.number,
+                trigger,
+                number: fire.map(|fire| fire.number),
                 started_at: now.wall,
                 started: now.tick,
                 ordered: None,
@@ -395,6 +423,10 @@ impl Supervisor {
             return;
         };
         let name: Arc<str> = Arc::from(live.job.name.as_str());
+        if live.trigger.phase() != run::Phase::Run {
+            self.once_ended(&ended.run, ended.outcome);
+            return self.step_ended(now, &name, &live, Some(&ended), effects);
+        }
         let known = self.known(&name);
         known.runs.retain(|run| *run != ended.run);
         known.past.runs.add(ended.outcome);
@@ -431,8 +463,11 @@ impl Supervisor {
             return;
         };
         let name: Arc<str> = Arc::from(live.job.name.as_str());
-        self.known(&name).runs.retain(|other| other != run);
         self.once_ended(run, Outcome::Failed);
+        if live.trigger.phase() != run::Phase::Run {
+            return self.step_ended(now, &name, &live, None, effects);
+        }
+        self.known(&name).runs.retain(|other| other != run);
         self.tell_scheduler(now, &name, &live, End::Failed, effects);
     }
 
@@ -444,14 +479,17 @@ impl Supervisor {
         end: End,
         effects: &mut Vec<Effect>,
     ) {
-        let input = Input::Ended {
-            job: Arc::clone(name),
-            number: live.number,
-            end,
-            ran: now.tick.since(live.started),
-            now: now.wall,
-        };
-        self.schedule(now, input, effects);
+        if let Some(number) = live.number {
+            let input = Input::Ended {
+                job: Arc::clone(name),
+                number,
+                end,
+                ran: now.tick.since(live.started),
+                now: now.wall,
+            };
+            self.schedule(now, input, effects);
+        }
+        self.prepare_soon(now, name);
         let current = self.jobs.get(name).and_then(|known| known.job.as_ref());
         if current.is_none_or(|job| job.generation != live.job.generation) {
             self.retire(name, effects);
@@ -466,17 +504,20 @@ impl Supervisor {
         let name: Arc<str> = Arc::from(open.job);
         let known = self.known(&name);
         known.closing = known.closing.saturating_sub(1);
-        known.past.runs.add(Outcome::Interrupted);
-        known.past.last_run = Some(status::LastRun {
-            run: open.run,
-            outcome: Outcome::Interrupted,
-            reason: Some("the daemon ended while it ran".to_owned()),
-            started_at: status::At(open.at),
-            ended_at: status::At(now.wall),
-            duration_ms: status::millis(now.wall.since(open.at)),
-        });
+        if open.trigger.phase() == run::Phase::Run {
+            known.past.runs.add(Outcome::Interrupted);
+            known.past.last_run = Some(status::LastRun {
+                run: open.run,
+                outcome: Outcome::Interrupted,
+                reason: Some("the daemon ended while it ran".to_owned()),
+                started_at: status::At(open.at),
+                ended_at: status::At(now.wall),
+                duration_ms: status::millis(now.wall.since(open.at)),
+            });
+        }
         if known.closing == 0 {
             self.plan(now, &name, effects);
+            self.prepare_soon(now, &name);
             self.forget_if_gone(&name);
         }
     }
@@ -487,6 +528,7 @@ impl Supervisor {
             known.job.is_none()
                 && known.problems.is_empty()
                 && known.runs.is_empty()
+                && known.life.step.is_none()
                 && known.closing == 0
         };
         if !self.jobs.get(name).is_some_and(gone) {

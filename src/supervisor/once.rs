@@ -17,6 +17,7 @@ use crate::schedule::Schedule;
 use crate::schedule::scheduler::Fire;
 use crate::supervisor::Effect;
 use crate::supervisor::Exit;
+use crate::supervisor::Known;
 use crate::supervisor::Now;
 use crate::supervisor::Phase;
 use crate::supervisor::Say;
@@ -162,7 +163,20 @@ impl Supervisor {
         once.pending.pop_front()
     }
 
+    /// A step of a job's way has ended: the next one follows, or the job itself.
+    pub(super) fn once_prepared(&mut self, name: &Arc<str>, succeeded: bool) {
+        let running = self.phase == Phase::Running;
+        if let Some(once) = self.once.as_mut().filter(|_| succeeded && running) {
+            once.pending.push_front(Arc::clone(name));
+        }
+    }
+
     fn once_start(&mut self, now: Now, fire: &Fire, effects: &mut Vec<Effect>) {
+        let gate = self.jobs.get(&fire.job).and_then(Known::gate);
+        if let Some(step) = gate {
+            self.begin_step(now, &fire.job, step, effects);
+            return;
+        }
         let kept = self
             .jobs
             .get(&fire.job)

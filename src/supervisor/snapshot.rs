@@ -14,6 +14,7 @@ use crate::status::At;
 use crate::status::DaemonState;
 use crate::status::JobState;
 use crate::supervisor::Known;
+use crate::supervisor::Now;
 use crate::supervisor::Phase;
 use crate::supervisor::Supervisor;
 
@@ -33,7 +34,7 @@ pub struct Snapshot {
 }
 
 impl Supervisor {
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self, now: Now) -> Snapshot {
         let paused = self.pressure.paused();
         let state = match (self.phase, &paused) {
             (Phase::Running, None) => DaemonState::Running,
@@ -47,15 +48,19 @@ impl Supervisor {
             settings_problems: self.settings_problems.clone(),
             paused,
             unreadable: self.unreadable.clone(),
-            jobs: jobs.map(|(name, known)| self.job(name, known)).collect(),
+            jobs: jobs
+                .map(|(name, known)| self.job(now, name, known))
+                .collect(),
         }
     }
 
-    fn job(&self, name: &Arc<str>, known: &Known) -> status::Job {
+    fn job(&self, now: Now, name: &Arc<str>, known: &Known) -> status::Job {
         let view = self.scheduler.view(name);
-        let running = known.runs.iter().filter_map(|run| {
+        let runs = known.runs.iter().chain(&known.life.step);
+        let running = runs.filter_map(|run| {
             self.runs.get(run).map(|live| status::Running {
                 run: run.clone(),
+                trigger: live.trigger,
                 generation: live.job.generation.clone(),
                 started_at: At(live.started_at),
             })
@@ -77,6 +82,7 @@ impl Supervisor {
             waiting_runs: view.map_or(0, |view| view.waiting),
             restarts: view.map_or(0, |view| view.restarts),
             stretch: view.map_or(1, |view| view.stretch),
+            preparation: known.preparation(now),
             overdue: self.expectations.is_overdue(name),
             user: rights.map(|rights| rights.user.name.clone()),
             notes: rights.map_or(Vec::new(), |rights| {
@@ -115,6 +121,12 @@ impl Supervisor {
             JobState::Held
         } else if known.closing > 0 || view.is_some_and(|view| view.waiting > 0) {
             JobState::Waiting
+        } else if known.gate().is_some() {
+            if known.has_failed() {
+                JobState::Failed
+            } else {
+                JobState::Preparing
+            }
         } else {
             JobState::Idle
         }

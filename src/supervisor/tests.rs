@@ -21,6 +21,7 @@ use crate::status::DaemonState;
 use crate::status::JobState;
 use crate::status::Request;
 
+mod life;
 mod steer;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -51,6 +52,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
             script: Script {
                 run: "run.sh".to_owned(),
                 language: Language::Sh,
+                modules: Vec::new(),
                 args: Vec::new(),
                 env: BTreeMap::new(),
                 pass_env: Vec::new(),
@@ -64,6 +66,8 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
             schedule,
             policy: Policy::default(),
             expect_every: None,
+            first_run: None,
+            startup: None,
             stdout: capture.clone(),
             stderr: capture,
         })),
@@ -252,7 +256,7 @@ impl Rig {
     }
 
     fn job(&self, name: &str) -> status::Job {
-        let snapshot = self.supervisor.snapshot();
+        let snapshot = self.supervisor.snapshot(self.now());
         let job = snapshot.jobs.into_iter().find(|job| job.name == name);
         job.unwrap()
     }
@@ -354,12 +358,12 @@ fn a_spool_that_cannot_be_read_changes_no_job_and_is_shown() {
         reason: reason.clone(),
     }));
     assert!(rig.effects.is_empty());
-    assert_eq!(rig.supervisor.snapshot().unreadable, Some(reason));
+    assert_eq!(rig.supervisor.snapshot(rig.now()).unreadable, Some(reason));
     rig.end(&first, Outcome::Success);
     rig.pass(MINUTE);
     only(rig.started());
     rig.note(Note::Spool(Change::Readable));
-    assert_eq!(rig.supervisor.snapshot().unreadable, None);
+    assert_eq!(rig.supervisor.snapshot(rig.now()).unreadable, None);
 }
 
 #[test]
@@ -390,7 +394,7 @@ fn a_job_that_was_never_good_is_shown_as_refused() {
     let answer = rig.trigger("disk");
     assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
     rig.remove("disk");
-    assert!(rig.supervisor.snapshot().jobs.is_empty());
+    assert!(rig.supervisor.snapshot(rig.now()).jobs.is_empty());
 }
 
 #[test]
@@ -409,7 +413,7 @@ fn a_removed_job_ends_by_its_policy_and_does_not_come_back() {
     rig.end(&slow, Outcome::Success);
     rig.pass(10 * MINUTE);
     assert!(rig.started().is_empty());
-    assert!(rig.supervisor.snapshot().jobs.is_empty());
+    assert!(rig.supervisor.snapshot(rig.now()).jobs.is_empty());
 }
 
 #[test]
@@ -469,7 +473,7 @@ fn schedules_pause_at_80_percent_and_resume_below_70() {
             Effect::Tell(Notice::Pressure { percent: 80 })
         ]
     ));
-    let snapshot = rig.supervisor.snapshot();
+    let snapshot = rig.supervisor.snapshot(rig.now());
     assert_eq!(snapshot.state, DaemonState::Paused);
     assert!(snapshot.paused.unwrap().contains("80 % full"));
     assert_eq!(rig.job("disk").state, JobState::Held);
@@ -497,10 +501,13 @@ fn schedules_pause_while_the_queue_cannot_be_written() {
         max_bytes: 100,
         broken: Some("no space left on device".to_owned()),
     }));
-    let paused = rig.supervisor.snapshot().paused.unwrap();
+    let paused = rig.supervisor.snapshot(rig.now()).paused.unwrap();
     assert!(paused.contains("no space left on device"), "{paused}");
     rig.queue(0);
-    assert_eq!(rig.supervisor.snapshot().state, DaemonState::Running);
+    assert_eq!(
+        rig.supervisor.snapshot(rig.now()).state,
+        DaemonState::Running
+    );
 }
 
 #[test]
@@ -555,7 +562,7 @@ fn an_interrupted_run_is_shown_even_if_it_was_closed_before_its_job_was_known() 
     rig.note(Note::Closed {
         run: open.run.clone(),
     });
-    assert!(rig.supervisor.snapshot().jobs.is_empty());
+    assert!(rig.supervisor.snapshot(rig.now()).jobs.is_empty());
     only(rig.load(minutely("disk", "g1")));
     let shown = rig.job("disk");
     assert_eq!(shown.runs.interrupted, 1);
@@ -568,6 +575,7 @@ fn the_phase_of_a_schedule_is_kept_across_restarts() {
         last_fire: Some(Timestamp(BEGIN - 40_000)),
         last_success_at: Some(Timestamp(BEGIN - 39_000)),
         done_generation: Some("g1".to_owned()),
+        first_run_done: false,
         last_run: None,
         runs: status::Outcomes::default(),
     };
@@ -607,14 +615,20 @@ fn a_stop_ends_runs_by_their_policy_then_drains_then_leaves_with_the_rest_queued
     let slow = only(rig.load(patient));
     rig.terminate();
     assert_eq!(rig.orders(), [(disk.run.clone(), Order::Terminate)]);
-    assert_eq!(rig.supervisor.snapshot().state, DaemonState::Stopping);
+    assert_eq!(
+        rig.supervisor.snapshot(rig.now()).state,
+        DaemonState::Stopping
+    );
     rig.pass(MINUTE);
     assert!(rig.started().is_empty(), "nothing is started any more");
     rig.end(&disk, Outcome::Killed);
     assert!(!rig.drains());
     rig.end(&slow, Outcome::Success);
     assert!(rig.drains());
-    assert_eq!(rig.supervisor.snapshot().state, DaemonState::Draining);
+    assert_eq!(
+        rig.supervisor.snapshot(rig.now()).state,
+        DaemonState::Draining
+    );
     rig.note(Note::DrainOver { waiting_events: 5 });
     assert_eq!(rig.exit(), Some(Exit::Clean));
     rig.note(Note::DrainOver { waiting_events: 5 });

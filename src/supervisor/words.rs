@@ -15,6 +15,7 @@ use crate::event::Notice;
 use crate::event::Route;
 use crate::event::RunId;
 use crate::process::Can;
+use crate::run;
 use crate::run::Trigger;
 use crate::runner::Ended;
 use crate::runner::Order;
@@ -208,6 +209,17 @@ pub enum Say {
         /// All that is wrong with it.
         problems: Vec<Problem>,
     },
+    /// A step before a job's schedule did not succeed.
+    StepFailed {
+        /// The job.
+        job: Arc<str>,
+        /// The step.
+        step: run::Phase,
+        /// Why, in words.
+        why: String,
+        /// When it is tried again.
+        wait: Duration,
+    },
     /// A job was not run by `run --once`.
     NotRun {
         /// The job.
@@ -255,9 +267,11 @@ pub struct Past {
     pub last_success_at: Option<Timestamp>,
     /// The generation of which a run has ended last.
     pub done_generation: Option<String>,
-    /// The run that ended last.
+    /// Whether its `first_run` has succeeded.
+    pub first_run_done: bool,
+    /// The run that ended last, those that prepare it apart.
     pub last_run: Option<status::LastRun>,
-    /// Ended runs since the daemon was started.
+    /// Ended runs since the daemon was started, those that prepare it apart.
     pub runs: status::Outcomes,
 }
 

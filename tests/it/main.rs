@@ -13,6 +13,7 @@ mod first_light;
 mod fuzz;
 mod harness;
 mod library;
+mod life;
 mod policy;
 mod process;
 mod race;

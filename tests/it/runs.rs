@@ -104,6 +104,7 @@ fn bench(script: &str) -> Bench {
         script: Script {
             run: "script".into(),
             language: Language::Bash,
+            modules: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
             pass_env: Vec::new(),
@@ -117,6 +118,8 @@ fn bench(script: &str) -> Bench {
         schedule: Schedule::Once,
         policy: Policy::default(),
         expect_every: None,
+        first_run: None,
+        startup: None,
         stdout: capture.clone(),
         stderr: capture,
     };
@@ -187,7 +190,6 @@ impl Bench {
         Spec {
             job: Arc::new(self.job.clone()),
             task: Arc::new(self.task.clone()),
-            phase: Phase::Run,
             run: RunId::from_text("20261121-080808.123-00000001"),
             trigger: Trigger::Schedule,
             scheduled_at: Some(Timestamp(1_763_712_488_000)),

@@ -30,6 +30,8 @@ const MAY_USE: &[(&str, &str)] = &[
     // Knows no sockets: TLS is laid over any stream, and tested so.
     ("tls", "clock disk units"),
     ("lumberjack", "clock event protocol tls units window"),
+    // Finds interpreters and installers, and starts the latter: as a child of a run, never in the daemon.
+    ("modules", "disk files"),
     ("results", "cleanup clock disk event files run units"),
     (
         "source",
@@ -42,11 +44,11 @@ const MAY_USE: &[(&str, &str)] = &[
     // floor 3: the text world
     (
         "job",
-        "cleanup clock event pipeline process queue results run schedule source units",
+        "cleanup clock event modules pipeline process queue results run schedule source units",
     ),
     (
         "config",
-        "cleanup clock disk event files job log pipeline process protocol queue results run schedule sink source tls units window",
+        "cleanup clock disk event files job log modules pipeline process protocol queue results run schedule sink source tls units window",
     ),
     (
         "spool",
@@ -59,7 +61,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ),
     (
         "runner",
-        "cleanup clock config disk event files job pipeline process queue results run schedule source spool units",
+        "cleanup clock config disk event files job modules pipeline process queue results run schedule source spool units",
     ),
     (
         "shipper",
@@ -71,13 +73,13 @@ const MAY_USE: &[(&str, &str)] = &[
     ("control", BELOW_THE_HEAD),
     ("daemon", BELOW_THE_HEAD),
     ("cli", BELOW_THE_HEAD),
-    ("main", "cli log process"),
+    ("main", "cli log modules process"),
     ("lib", ""),
 ];
 
 /// All modules of floors 0 to 4, and the head itself without `cli`.
 const BELOW_THE_HEAD: &str = "cleanup clock config control daemon deadletter disk event fileid files harvester job log \
-     lumberjack pipeline process protocol queue results run runner schedule shipper sink source spool \
+     lumberjack modules pipeline process protocol queue results run runner schedule shipper sink source spool \
      status supervisor tls units window";
 
 /// Imports against the table that were there when it came. Only ever fewer.

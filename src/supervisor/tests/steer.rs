@@ -149,7 +149,7 @@ fn no_job_starts_before_an_output_has_answered_where_that_is_required() {
     let started = Notice::Heartbeat(ServiceState::Started);
     assert_eq!(rig.told(), [started], "something to ship");
     assert!(rig.load(minutely("disk", "g1")).is_empty());
-    let snapshot = rig.supervisor.snapshot();
+    let snapshot = rig.supervisor.snapshot(rig.now());
     assert!(snapshot.paused.unwrap().contains("require_output"));
     assert_eq!(rig.job("disk").state, JobState::Held);
     rig.queue(10);
@@ -271,7 +271,7 @@ fn other_settings_hold_at_once_and_bad_ones_leave_the_former() {
             ..
         }
     )));
-    let snapshot = rig.supervisor.snapshot();
+    let snapshot = rig.supervisor.snapshot(rig.now());
     assert_eq!(snapshot.settings_problems, [problem]);
     let dir = tempfile::tempdir().unwrap();
     let toml = "[spool]\nmax_concurrent_runs = 3\n[output.lumberjack]\nhosts = ['h']\n";
@@ -282,5 +282,10 @@ fn other_settings_hold_at_once_and_bad_ones_leave_the_former() {
         read: Ok(Box::new(root)),
     });
     assert_eq!(only(rig.started()).job.name, "c");
-    assert!(rig.supervisor.snapshot().settings_problems.is_empty());
+    assert!(
+        rig.supervisor
+            .snapshot(rig.now())
+            .settings_problems
+            .is_empty()
+    );
 }

@@ -1,0 +1,291 @@
+//! The way of a job to its schedule, on the real binary.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::harness::Keep;
+use crate::harness::Logstash;
+use crate::harness::SOON;
+use crate::harness::Spool;
+use crate::harness::said;
+use crate::harness::wait_until;
+
+/// A file of the job's own.
+fn own(spool: &Spool, job: &str, name: &str) -> PathBuf {
+    spool.root().join("state").join(job).join("data").join(name)
+}
+
+fn add(spool: &Spool, job: &str, name: &str, text: &str) {
+    let folder = spool.root().join("jobs").join(job);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(name), text).unwrap();
+}
+
+fn lines(spool: &Spool, job: &str, name: &str) -> usize {
+    let text = fs::read_to_string(own(spool, job, name)).unwrap_or_default();
+    text.lines().count()
+}
+
+#[test]
+fn a_first_run_that_exits_3_keeps_startup_away_and_is_tried_at_each_start_until_it_has_succeeded_once()
+ {
+    const JOB: &str = "[script]\nrun = \"job.sh\"\nfirst_run = \"setup.sh\"\nstartup = \"warmup.sh\"\n[schedule]\nevery = \"200ms\"\n[capture.stdout]\nphases = [\"first_run\", \"run\"]\n";
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let setup =
+        "cd $SPOOLBEAT_STATE_DIR; echo >> setups; echo setting up; test -e good || exit 3\n";
+    add(&spool, "idp", "setup.sh", setup);
+    let warmup = "echo >> $SPOOLBEAT_STATE_DIR/warmups; echo warm\n";
+    add(&spool, "idp", "warmup.sh", warmup);
+    spool.job("idp", JOB, "job.sh", "echo tick\n");
+    for tries in 1..=2 {
+        spool.start();
+        wait_until(SOON, "the failure is seen", || {
+            spool.job_status("idp")["state"] == "failed"
+        });
+        let status = spool.job_status("idp");
+        let preparation = &status["preparation"];
+        assert_eq!(preparation["step"], "first_run", "{status}");
+        assert_eq!(preparation["problem"], "exit code 3", "{status}");
+        assert!(preparation["next_try_at"].is_string(), "{status}");
+        let shown = said(&spool.command(&["status"]));
+        assert!(shown.contains("failed: first_run"), "{shown}");
+        assert!(
+            shown.contains("job idp: first_run: exit code 3; the job waits for it, next try in "),
+            "{shown}"
+        );
+        let record = spool.latest_result("idp", "run.json");
+        assert!(record.contains("\"trigger\": \"first_run\""), "{record}");
+        spool.stop();
+        assert_eq!(lines(&spool, "idp", "setups"), tries, "tries so far");
+        assert_eq!(lines(&spool, "idp", "warmups"), 0);
+    }
+    fs::write(own(&spool, "idp", "good"), "").unwrap();
+    spool.start();
+    wait_until(SOON, "it runs by its schedule", || {
+        logstash.lines("idp").iter().any(|line| line == "tick")
+    });
+    spool.kill();
+    fs::remove_file(own(&spool, "idp", "good")).unwrap();
+    spool.start();
+    wait_until(SOON, "it is started up again, not set up again", || {
+        lines(&spool, "idp", "warmups") == 2
+    });
+    spool.stop();
+    assert_eq!(lines(&spool, "idp", "setups"), 3);
+    let printed = logstash.lines("idp");
+    let count = |text: &str| printed.iter().filter(|line| *line == text).count();
+    assert_eq!((count("setting up"), count("warm")), (3, 0), "{printed:?}");
+}
+
+#[test]
+fn a_job_without_first_run_or_startup_reaches_its_schedule() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    for (job, key) in [
+        ("neither", ""),
+        ("first", "first_run = \"ok.sh\"\n"),
+        ("startup", "startup = \"ok.sh\"\n"),
+    ] {
+        let toml = format!("[script]\nrun = \"job.sh\"\n{key}[schedule]\nonce = true\n");
+        add(&spool, job, "ok.sh", "exit 0\n");
+        spool.job(job, &toml, "job.sh", "echo ran\n");
+    }
+    for start in 1..=2 {
+        spool.start();
+        for job in ["neither", "first", "startup"] {
+            wait_until(SOON, "it has run", || logstash.lines(job) == ["ran"]);
+            wait_until(SOON, "nothing stands before it", || {
+                let status = spool.job_status(job);
+                status["state"] == "idle" && status["preparation"].is_null()
+            });
+        }
+        spool.stop();
+        assert_eq!(logstash.lines("startup").len(), 1, "start {start}");
+    }
+    let checked = said(&spool.command(&["check"]));
+    assert!(
+        checked.contains("first first_run ok.sh, until it has succeeded once"),
+        "{checked}"
+    );
+}
+
+#[test]
+fn a_step_that_is_no_script_is_refused_with_the_others() {
+    let spool = Spool::new(1);
+    let toml = "[script]\nrun = \"job.sh\"\nfirst_run = \"setup.sh\"\nstartup = \"warm up\"\n[schedule]\nonce = true\n";
+    spool.job("bad", toml, "job.sh", "");
+    let checked = said(&spool.command(&["check"]));
+    assert!(
+        checked.contains(
+            "script.first_run: `setup.sh` is no file in the folder; write first_run = \"setup.sh\""
+        ),
+        "{checked}"
+    );
+    assert!(checked.contains("script.startup: `warm up`"), "{checked}");
+}
+
+/// A folder of programs that stand in for others, which jobs have on their PATH.
+fn stand_in(spool: &Spool, name: &str, text: &str) -> String {
+    let bin = spool.root().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let program = bin.join(name);
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    format!("env = {{ PATH = \"{}:{path}\" }}\n", bin.display())
+}
+
+#[expect(clippy::print_stdout, reason = "who reads the tests is to know")]
+fn skip(why: &str) {
+    println!("SKIP {why}");
+}
+
+fn python(args: &[&str]) -> bool {
+    let said = Command::new("python3").args(args).output();
+    said.is_ok_and(|said| said.status.success())
+}
+
+/// Writes a wheel of a package `greet` that says `text`.
+const WHEEL: &str = "import sys, zipfile
+with zipfile.ZipFile(sys.argv[1] + '/greet-1.0-py3-none-any.whl', 'w') as wheel:
+    wheel.writestr('greet.py', 'TEXT = %r' % sys.argv[2])
+    meta = 'greet-1.0.dist-info/'
+    wheel.writestr(meta + 'METADATA', 'Metadata-Version: 2.1\\nName: greet\\nVersion: 1.0\\n')
+    wheel.writestr(meta + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
+    wheel.writestr(meta + 'RECORD', 'greet.py,,\\n')
+";
+
+#[test]
+fn python_modules_are_installed_once_and_the_last_good_environment_stays_in_use() {
+    if !python(&["-c", "import venv, ensurepip"]) {
+        skip("no python3 with venv and ensurepip");
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let toml = "[script]\nrun = \"job.py\"\nmodules = [\"-r needs.txt\"]\npass_env = [\"LANG\"]\n[schedule]\nonce = true\n";
+    add(
+        &spool,
+        "greet",
+        "needs.txt",
+        "./greet-1.0-py3-none-any.whl\n",
+    );
+    let folder = spool.root().join("jobs/greet");
+    assert!(python(&["-c", WHEEL, folder.to_str().unwrap(), "hello"]));
+    spool.job("greet", toml, "job.py", "import greet; print(greet.TEXT)\n");
+    spool.start();
+    wait_until(3 * SOON, "it greets", || {
+        logstash.lines("greet") == ["hello"]
+    });
+    // What cannot be had any more leaves the job with what it had.
+    add(
+        &spool,
+        "greet",
+        "needs.txt",
+        "./gone-1.0-py3-none-any.whl\n",
+    );
+    spool.job(
+        "greet",
+        toml,
+        "job.py",
+        "import greet; print('still', greet.TEXT)\n",
+    );
+    wait_until(3 * SOON, "it greets still", || {
+        logstash.lines("greet") == ["hello", "still hello"]
+    });
+    let status = spool.job_status("greet");
+    assert_eq!(status["preparation"]["step"], "modules", "{status}");
+    assert_eq!(status["preparation"]["gates"], false, "{status}");
+    let shown = said(&spool.command(&["status"]));
+    assert!(
+        shown.contains("the last good environment is in use"),
+        "{shown}"
+    );
+    // What was installed before is there at once.
+    add(
+        &spool,
+        "greet",
+        "needs.txt",
+        "./greet-1.0-py3-none-any.whl\n",
+    );
+    wait_until(SOON, "nothing is wrong any more", || {
+        spool.job_status("greet")["preparation"].is_null()
+    });
+}
+
+#[test]
+fn a_stand_in_for_pwsh_gets_modules_by_its_environment_and_never_in_a_text() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let record = "#!/bin/sh\nif [ \"$SPOOLBEAT_TRIGGER\" = modules ]; then\nfor one; do printf '%s\\n' \"[$one]\" >> \"$HOME/args\"; done\necho \"$SPOOLBEAT_MODULE|$SPOOLBEAT_MODULE_VERSION\" >> \"$HOME/modules\"\nelse echo ran; fi\n";
+    let env = stand_in(&spool, "pwsh", record);
+    let toml = format!(
+        "[script]\nrun = \"job.ps1\"\nmodules = [\"Az==1.2.3\", \"a'; rm b\"]\n{env}[schedule]\nonce = true\n"
+    );
+    spool.job("shell", &toml, "job.ps1", "");
+    spool.start();
+    wait_until(SOON, "it runs", || logstash.lines("shell") == ["ran"]);
+    let kept = |name: &str| fs::read_to_string(own(&spool, "shell", name)).unwrap();
+    assert_eq!(kept("modules"), "Az|1.2.3\na'; rm b|\n");
+    let args = kept("args");
+    assert!(args.starts_with("[-NoLogo]\n[-NoProfile]\n[-NonInteractive]\n[-Command]\n["));
+    assert!(
+        args.contains("Install-Module @want -Scope CurrentUser -Force"),
+        "{args}"
+    );
+    assert!(!args.contains("Az") && !args.contains("rm b"), "{args}");
+}
+
+#[test]
+fn packages_of_the_system_are_looked_for_and_never_installed() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let job = |needs: &str| {
+        format!("[script]\nrun = \"job.sh\"\nmodules = [{needs}]\n[schedule]\nonce = true\n")
+    };
+    spool.job("has", &job("\"sh\""), "job.sh", "echo has\n");
+    spool.job(
+        "lacks",
+        &job("\"sh\", \"no-such-thing\""),
+        "job.sh",
+        "echo lacks\n",
+    );
+    spool.start();
+    wait_until(SOON, "one runs", || logstash.lines("has") == ["has"]);
+    wait_until(SOON, "the other does not", || {
+        spool.job_status("lacks")["state"] == "failed"
+    });
+    let printed = spool.latest_result("lacks", "stderr");
+    assert!(
+        printed.contains("no-such-thing is missing: no package and no program of that name"),
+        "{printed}"
+    );
+    assert_eq!(logstash.lines("lacks"), [""; 0]);
+}
+
+#[test]
+fn modules_that_nobody_can_install_are_refused_and_open_versions_warned_of() {
+    let spool = Spool::new(1);
+    let job = |run: &str, modules: &str| {
+        format!("[script]\nrun = \"{run}\"\nmodules = [\"{modules}\"]\n[schedule]\nonce = true\n")
+    };
+    spool.job("node", &job("job.js", "left-pad"), "job.js", "");
+    spool.job("option", &job("job.py", "--index-url=x"), "job.py", "");
+    spool.job("file", &job("job.py", "-r none.txt"), "job.py", "");
+    spool.job("open", &job("job.py", "requests"), "job.py", "");
+    let checked = said(&spool.command(&["check"]));
+    for wanted in [
+        "there is no installer for this language",
+        "`--index-url=x` names no module",
+        "`none.txt` is no file in the folder; write modules = [\"-r requirements.txt\"]",
+        "jobs/open: modules: `requests` names no version",
+        "first modules requests",
+    ] {
+        assert!(checked.contains(wanted), "{wanted}: {checked}");
+    }
+}
