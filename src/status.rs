@@ -320,6 +320,8 @@ pub struct Preparation {
     pub failures: u32,
     /// Why it did not, in words; absent before its first failure.
     pub problem: Option<String>,
+    /// The run of the last failure: its result holds what was printed.
+    pub run: Option<RunId>,
     /// When it is tried again after a failure; absent while it runs or waits for something else.
     pub next_try_at: Option<At>,
 }

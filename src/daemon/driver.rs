@@ -358,7 +358,7 @@ fn tell(say: &Say) {
             tracing::warn!(
                 job = &**job,
                 step,
-                "{step} did not succeed ({why}); the job waits, next try in {wait}"
+                "{step} did not succeed ({why}); next try in {wait}"
             );
         }
         Say::NotRun { job, reason } => tracing::error!(job = &**job, reason, "job is not run"),

@@ -317,10 +317,15 @@ fn preparation(job: &Job, now: Timestamp) -> Option<String> {
         || "it is being tried again".to_owned(),
         |at| format!("next try in {}", show_duration(at.0.since(now))),
     );
-    Some(format!(
-        "job {0}: {step}: {why}; {meanwhile}, {again}; `spoolbeat results {0}` lists what it printed",
-        job.name
-    ))
+    let mut text = format!("job {}: {step}: {why}; {meanwhile}, {again}", job.name);
+    if let Some(run) = &one.run {
+        let see = format!(
+            "; `spoolbeat results {} {run}` shows what it printed",
+            job.name
+        );
+        text.push_str(&see);
+    }
+    Some(text)
 }
 
 fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {

@@ -142,7 +142,7 @@ fn the_json_names_are_stable() {
                 "interrupted": 0, "could_not_start": 0,
             },
             "captured_events": 1200, "skipped_ticks": 4,
-            "waiting_runs": 0, "restarts": 0, "stretch": 1, "overdue": false,
+            "waiting_runs": 0, "restarts": 0, "stretch": 1, "preparation": null, "overdue": false,
             "user": "idp", "notes": ["limits.cpu is not enforced: no controller"],
             "problems": [{
                 "file": "jobs/disk/job.toml", "line": 12, "column": 9, "key": "schedule.every",

@@ -123,7 +123,7 @@ impl Supervisor {
         }
         if let Some(step) = known.gate() {
             return Err(format!(
-                "job `{name}` cannot be run before its {} has succeeded; `spoolbeat status` says how far it is",
+                "job `{name}` cannot be run before `{}` in its job.toml has succeeded; `spoolbeat status` says how far it is",
                 step.name()
             ));
         }

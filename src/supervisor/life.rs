@@ -43,10 +43,18 @@ pub(super) struct Life {
     /// The step that goes on.
     pub(super) step: Option<RunId>,
     backoff: Backoff,
-    /// The step that failed last, and why, until it succeeds.
-    failure: Option<(run::Phase, String)>,
+    /// The last failure, until a step succeeds.
+    failure: Option<Failure>,
     /// When the next step is begun, unless it waits for something else than time.
     due: Option<Tick>,
+}
+
+/// A step that did not succeed.
+#[derive(Debug)]
+struct Failure {
+    why: String,
+    /// `None`: its run is lost.
+    run: Option<RunId>,
 }
 
 /// Whether what the current generation needs is installed.
@@ -115,12 +123,14 @@ impl Known {
     pub(super) fn preparation(&self, now: Now) -> Option<status::Preparation> {
         let step = self.wanted()?;
         self.job.as_ref().filter(|job| job.enabled)?;
-        let due = self.life.due.filter(|_| self.life.failure.is_some());
+        let failure = self.life.failure.as_ref();
+        let due = self.life.due.filter(|_| failure.is_some());
         Some(status::Preparation {
             step,
             gates: self.gate().is_some(),
             failures: self.life.backoff.tries(),
-            problem: self.life.failure.as_ref().map(|(_, why)| why.clone()),
+            problem: failure.map(|failure| failure.why.clone()),
+            run: failure.and_then(|failure| failure.run.clone()),
             next_try_at: due.map(|at| status::At(now.wall.after(at.since(now.tick)))),
         })
     }
@@ -236,6 +246,7 @@ impl Supervisor {
         let known = self.known(name);
         known.life.step = None;
         known.past.first_run_done |= step == run::Phase::FirstRun && succeeded;
+        let keeps_former = step == run::Phase::Modules && former;
         let current = known.job.as_ref().map(|job| &job.generation) == Some(&live.job.generation);
         let was_gated = known.gate().is_some() || step == run::Phase::FirstRun;
         let mut next = now.tick;
@@ -248,14 +259,17 @@ impl Supervisor {
             known.life.failure = None;
             known.life.backoff.reset();
         } else if current {
-            if step == run::Phase::Modules && former {
+            if keeps_former {
                 known.life.modules = Modules::Former;
             }
             let why = ended.and_then(|ended| ended.reason.clone());
             let why = why.unwrap_or_else(|| "nothing is known of its end".to_owned());
             let wait = known.life.backoff.next_wait().unwrap_or(RETRY_MAX);
             next = next.after(wait);
-            known.life.failure = Some((step, why.clone()));
+            known.life.failure = Some(Failure {
+                why: why.clone(),
+                run: ended.map(|ended| ended.run.clone()),
+            });
             effects.push(Effect::Say(Say::StepFailed {
                 job: Arc::clone(name),
                 step,
@@ -267,7 +281,8 @@ impl Supervisor {
         if was_gated && is_ready {
             self.plan(now, name, effects);
         }
-        self.once_prepared(name, succeeded);
+        // One that goes on with its former modules has failed, and is run all the same.
+        self.once_prepared(name, succeeded || keeps_former);
         self.prepare_at(name, Some(next));
         if !current {
             self.retire(name, effects);

@@ -164,9 +164,9 @@ impl Supervisor {
     }
 
     /// A step of a job's way has ended: the next one follows, or the job itself.
-    pub(super) fn once_prepared(&mut self, name: &Arc<str>, succeeded: bool) {
+    pub(super) fn once_prepared(&mut self, name: &Arc<str>, goes_on: bool) {
         let running = self.phase == Phase::Running;
-        if let Some(once) = self.once.as_mut().filter(|_| succeeded && running) {
+        if let Some(once) = self.once.as_mut().filter(|_| goes_on && running) {
             once.pending.push_front(Arc::clone(name));
         }
     }

@@ -107,7 +107,7 @@ fn a_step_that_fails_is_seen_and_tried_again_after_growing_waits() {
         specs = rig.passed(1);
     }
     let refused = rig.trigger("disk");
-    assert!(format!("{refused:?}").contains("before its first_run has succeeded"));
+    assert!(format!("{refused:?}").contains("before `first_run` in its job.toml has succeeded"));
     // An edit is tried at once.
     rig.end(&specs[0], Outcome::Failed);
     let specs = rig.load(prepared("disk", "g2"));
@@ -194,9 +194,23 @@ fn a_job_goes_on_with_the_modules_it_had_while_the_new_ones_cannot_be_had() {
     let preparation = rig.state().1.unwrap();
     assert!(!preparation.gates);
     assert_eq!(preparation.problem.as_deref(), Some("exit code 75"));
+    assert_eq!(preparation.run.as_ref(), Some(&modules[0].run));
     // They are tried again beside the run.
     let modules = rig.passed(20);
     assert_eq!(triggers(&modules), ["modules"]);
     rig.end(&modules[0], Outcome::Success);
     assert_eq!(rig.state(), (JobState::Running, None));
+}
+
+#[test]
+fn run_once_goes_on_with_the_former_modules_and_fails() {
+    let mut rig = Rig::once();
+    rig.load(with_modules("g1"));
+    rig.note(Note::Spool(Change::Complete));
+    let modules = rig.started();
+    let run = rig.end_with(&modules[0], modules::EXIT_FORMER);
+    assert_eq!(triggers(&run), ["manual"]);
+    rig.end(&run[0], Outcome::Success);
+    rig.note(Note::DrainOver { waiting_events: 0 });
+    assert_eq!(rig.exit(), Some(Exit::Failed));
 }
