@@ -40,6 +40,27 @@ pub struct JobPast {
     pub files: FileCounts,
 }
 
+impl JobPast {
+    /// A run of this generation has ended.
+    fn add(&mut self, trigger: Trigger, generation: &str, last: LastRun) {
+        let is_success = last.outcome == Outcome::Success;
+        match trigger.phase() {
+            Phase::FirstRun => self.first_run_done |= is_success,
+            Phase::Modules | Phase::Startup => {}
+            Phase::Run => {
+                self.runs += 1;
+                if last.outcome.is_own_end() {
+                    self.done_generation = Some(generation.to_owned());
+                }
+                if is_success {
+                    self.last_success_at = Some(last.started_at);
+                }
+                self.last_run = Some(last);
+            }
+        }
+    }
+}
+
 /// What became of the files that a job reads, since the queue was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FileCounts {
@@ -209,25 +230,13 @@ impl Ledger {
                 at,
             } => {
                 self.open.remove(run);
-                let past = self.past(job);
-                if trigger.phase() != Phase::Run {
-                    let is_first = trigger.phase() == Phase::FirstRun;
-                    past.first_run_done |= is_first && *outcome == Outcome::Success;
-                    return;
-                }
-                past.runs += 1;
-                if outcome.is_own_end() {
-                    past.done_generation = Some(generation.clone());
-                }
-                past.last_run = Some(LastRun {
+                let last = LastRun {
                     run: run.clone(),
                     outcome: *outcome,
                     started_at: *started_at,
                     at: *at,
-                });
-                if *outcome == Outcome::Success {
-                    past.last_success_at = Some(*started_at);
-                }
+                };
+                self.past(job).add(*trigger, generation, last);
             }
             Fact::Read {
                 file,
