@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,6 +13,7 @@ use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
 use crate::harness::Spool;
+use crate::harness::needs_root;
 use crate::harness::said;
 use crate::harness::wait_until;
 
@@ -216,6 +219,46 @@ fn python_modules_are_installed_once_and_the_last_good_environment_stays_in_use(
     wait_until(SOON, "nothing is wrong any more", || {
         spool.job_status("greet")["preparation"].is_null()
     });
+}
+
+#[test]
+fn modules_of_another_users_job_are_installed_with_its_rights_and_are_its_own() {
+    const NOBODY: u32 = 65534;
+    const TOML: &str = "[script]\nrun = \"job.py\"\nmodules = [\"./greet-1.0-py3-none-any.whl\"]\n[schedule]\nonce = true\n";
+    if needs_root("modules_of_another_users_job_are_installed_with_its_rights_and_are_its_own") {
+        return;
+    }
+    if !python(&["-c", "import venv, ensurepip"]) {
+        skip("no python3 with venv and ensurepip");
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.open_to_users();
+    let aside = spool.root().join("jobs/.aside");
+    fs::create_dir(&aside).unwrap();
+    assert!(python(&["-c", WHEEL, aside.to_str().unwrap(), "hello"]));
+    fs::write(aside.join("job.toml"), TOML).unwrap();
+    let script = "import greet, os; print(greet.TEXT, os.getuid())\n";
+    fs::write(aside.join("job.py"), script).unwrap();
+    for entry in fs::read_dir(&aside).unwrap() {
+        let path = entry.unwrap().path();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chown(&aside, Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::rename(&aside, spool.root().join("jobs/greet")).unwrap();
+    spool.start();
+    wait_until(3 * SOON, "it greets", || {
+        logstash.lines("greet") == [format!("hello {NOBODY}")]
+    });
+    let venvs = spool.root().join("state/greet/venv");
+    let held = fs::metadata(&venvs).unwrap();
+    assert_eq!((held.uid(), held.mode() & 0o7777), (NOBODY, 0o700));
+    for inside in fs::read_dir(&venvs).unwrap() {
+        let inside = fs::symlink_metadata(inside.unwrap().path()).unwrap();
+        assert_eq!(inside.uid(), NOBODY);
+    }
 }
 
 #[test]
