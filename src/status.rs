@@ -18,6 +18,7 @@ use crate::run::Outcome;
 use crate::run::Phase;
 use crate::run::Trigger;
 use crate::units::Timestamp;
+use crate::units::show_bytes;
 
 mod table;
 
@@ -186,7 +187,10 @@ pub struct Totals {
     pub acked_events: u64,
     /// Events that some output still has before it (the most of the outputs' counts).
     pub waiting_events: u64,
-    /// What the sources brought. At any quiet moment `framed + created` is `captured_events`, and
+    /// Events of damaged records that were found so when the queue was opened: what their sources
+    /// counted is not known.
+    pub lost_events: u64,
+    /// What the sources brought. Always `framed + created + lost_events` is `captured_events`, and
     /// `bytes_read` is `bytes_framed + bytes_cut`.
     pub sources: Counters,
 }
@@ -200,8 +204,24 @@ pub struct Queue {
     pub max_bytes: u64,
     /// Bytes of all its files, those kept for replay among them.
     pub total_bytes: u64,
+    /// Bytes that are free on its file system; absent when that cannot be known.
+    pub free_bytes: Option<u64>,
     /// Why it cannot be written, in words; absent when it can.
     pub broken: Option<String>,
+}
+
+impl Queue {
+    /// What is missing on the disk for it to grow as far as it may, in words.
+    #[must_use]
+    pub fn lacks_space(&self) -> Option<String> {
+        let room = self.max_bytes.saturating_sub(self.total_bytes);
+        let free = self.free_bytes.filter(|free| *free < room)?;
+        Some(format!(
+            "{} are free on its disk, and it may grow by {}: make room, or set a lower [queue] max_bytes",
+            show_bytes(free),
+            show_bytes(room)
+        ))
+    }
 }
 
 /// One output.

@@ -97,6 +97,11 @@ pub fn run(args: &Args, given: Option<&Path>, overrides: &[String]) -> ExitCode 
     }
 }
 
+/// Everything that is wrong with the root at `place` and its jobs.
+pub(super) fn problems(place: &Path, now: Timestamp) -> Vec<Problem> {
+    check(place, None, &[], now).problems
+}
+
 fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp) -> Report {
     let mut report = Report {
         root: None,

@@ -29,6 +29,7 @@ use crate::sink::lumberjack::Settings;
 
 pub mod check;
 pub mod completions;
+pub mod doctor;
 pub mod explain;
 pub mod init;
 pub mod new;
@@ -73,6 +74,7 @@ const EXIT_ERROR: u8 = 1;
   spoolbeat run /srv/spool                 run the jobs there until Ctrl-C
   spoolbeat run /srv/spool --once          run each job once, ship, leave
   spoolbeat status /srv/spool              what the daemon there is doing
+  spoolbeat doctor /srv/spool              what is wrong there, and what helps
   spoolbeat try disk --root /srv/spool     run one job and look at its events
   spoolbeat results disk latest            what its newest run did
   app | spoolbeat send --to logstash:5044  lines of your own, acknowledged
@@ -102,6 +104,7 @@ enum Command {
     Check(check::Args),
     Run(run::Args),
     Status(status::Args),
+    Doctor(doctor::Args),
     Explain(explain::Args),
     Trigger(steer::TriggerArgs),
     /// Do not run a job by its schedule until it is resumed, also across restarts of the daemon
@@ -195,6 +198,7 @@ fn dispatch(cli: Cli) -> Done {
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Run(args) => run::run(args, given, verbose),
         Command::Status(args) => status::run(&args, given),
+        Command::Doctor(args) => doctor::run(&args, given),
         Command::Explain(args) => explain::run(&args, given),
         Command::Trigger(args) => steer::trigger(args, given),
         Command::Pause(args) => steer::pause(args, given),

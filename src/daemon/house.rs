@@ -76,6 +76,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// enough that it ends within a second.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
+/// Between two looks at how much room the queue's disk has.
+const SPACE_EVERY: Duration = Duration::from_secs(60);
+
 /// Between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
@@ -194,6 +197,10 @@ pub(super) struct House {
     keeper: Keeper,
     /// None with `--once`, and when the drain has begun.
     listeners: Option<Listeners>,
+    /// When the queue's disk is looked at next.
+    space_at: Tick,
+    /// Whether it was said that it gets full.
+    lacks_space: bool,
     /// Started with the first host.
     harvesters: Option<Harvesters>,
 }
@@ -248,6 +255,8 @@ impl House {
             ledger,
             keeper: Keeper::new(results, root.results_bytes),
             listeners: None,
+            space_at: Tick::default(),
+            lacks_space: false,
             harvesters: None,
             claim,
         };
@@ -347,7 +356,9 @@ impl House {
 
     /// How full the queue is, if that has changed; also does what falls due.
     pub(super) fn look_after(&mut self) -> Option<QueueLevel> {
-        self.keeper.look_after(clock::tick());
+        let now = clock::tick();
+        self.keeper.look_after(now);
+        self.look_at_space(now);
         let changed = self.level.has_changed();
         let level = self.level.borrow_and_update();
         if changed.is_err() && self.queue.is_some() {
@@ -504,9 +515,34 @@ impl House {
         }
     }
 
+    fn queue_status(&self) -> status::Queue {
+        let level = self.level.borrow();
+        status::Queue {
+            held_bytes: level.held_bytes,
+            max_bytes: level.max_bytes,
+            total_bytes: level.total_bytes,
+            free_bytes: OsDisk.free_bytes(&self.claim.root.join("queue")).ok(),
+            broken: level.stuck.clone(),
+        }
+    }
+
+    /// Warns of a disk that is too small for the queue before it is full; says it once.
+    fn look_at_space(&mut self, now: Tick) {
+        if now < self.space_at {
+            return;
+        }
+        self.space_at = now.after(SPACE_EVERY);
+        let lacking = self.queue_status().lacks_space();
+        match &lacking {
+            Some(why) if !self.lacks_space => tracing::warn!("the queue's disk gets full: {why}"),
+            None if self.lacks_space => tracing::info!("the queue's disk has room again"),
+            _ => {}
+        }
+        self.lacks_space = lacking.is_some();
+    }
+
     /// The whole status: the supervisor's part and what is known here.
     pub(super) fn status(&self, snapshot: Snapshot) -> Status {
-        let level = self.level.borrow().clone();
         let outputs = self.views.status();
         let ledger = locked(&self.ledger);
         let mut jobs = snapshot.jobs;
@@ -541,14 +577,10 @@ impl House {
                 captured_events: ledger.queued(),
                 acked_events: acked.unwrap_or(0),
                 waiting_events: self.waiting_events(),
+                lost_events: ledger.lost,
                 sources: ledger.counters,
             },
-            queue: status::Queue {
-                held_bytes: level.held_bytes,
-                max_bytes: level.max_bytes,
-                total_bytes: level.total_bytes,
-                broken: level.stuck,
-            },
+            queue: self.queue_status(),
             outputs,
             jobs,
         }

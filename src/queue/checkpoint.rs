@@ -119,6 +119,20 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<Vec<Checkpoint>, OpenEr
     Ok(found)
 }
 
+/// How many checkpoints can be read, and how many there are.
+///
+/// # Errors
+/// [`OpenError`]: the folder cannot be listed, or one is of a newer version.
+pub(crate) fn count(disk: &dyn Disk, dir: &Path) -> Result<(usize, usize), OpenError> {
+    let at_dir = |error| OpenError::Disk {
+        path: dir.to_path_buf(),
+        error,
+    };
+    let entries = disk.list(dir).map_err(at_dir)?;
+    let files = entries.iter().filter(|entry| id_of(&entry.name).is_some());
+    Ok((all(disk, dir)?.len(), files.count()))
+}
+
 /// Removes all checkpoints older than `oldest`.
 ///
 /// # Errors

@@ -16,6 +16,9 @@ use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::Open;
 
+/// How the names of cursor files begin; the output's name follows.
+const PREFIX: &str = "cursor-";
+
 const MAGIC: [u8; 4] = *b"SPC1";
 const SLOT_BYTES: usize = 512;
 const USED_BYTES: usize = 104;
@@ -165,7 +168,36 @@ impl CursorFile {
 /// Where the cursor of `output` lies.
 #[must_use]
 pub fn path(dir: &Path, output: &str) -> PathBuf {
-    dir.join(format!("cursor-{output}"))
+    dir.join(format!("{PREFIX}{output}"))
+}
+
+/// The cursors of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cursors {
+    /// Those that can be read, by output.
+    pub found: Vec<(String, Cursor)>,
+    /// Outputs whose cursor cannot be read.
+    pub damaged: Vec<String>,
+}
+
+/// Reads every cursor without touching it.
+///
+/// # Errors
+/// What the disk said of the folder.
+pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Cursors> {
+    let mut all = Cursors::default();
+    for entry in disk.list(dir)? {
+        let Some(output) = entry.name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        match peek(disk, dir, output) {
+            Ok(Some(cursor)) => all.found.push((output.to_owned(), cursor)),
+            // Made, and not written yet.
+            Ok(None) if entry.bytes == 0 => {}
+            Ok(None) | Err(_) => all.damaged.push(output.to_owned()),
+        }
+    }
+    Ok(all)
 }
 
 /// Reads a cursor without touching it; `None` when there is none.

@@ -2,11 +2,12 @@
 //!
 //! Serves the commands `queue stat | ls | cat | verify`, `replay` and `doctor`.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::cursor;
+use super::checkpoint;
 use super::cursor::Cursor;
 use super::ledger::Ledger;
 use super::log;
@@ -17,6 +18,7 @@ use super::record::StoredEvents;
 use super::recover;
 use super::recover::OpenError;
 use super::segment;
+use super::segment::Head;
 use super::segment::Position;
 use super::select;
 use super::select::Filter;
@@ -35,8 +37,12 @@ pub struct Survey {
     pub end: Position,
     /// Segments with their sizes, oldest first.
     pub segments: Vec<(u64, u64)>,
+    /// When the newest segment was made.
+    pub newest: Option<Timestamp>,
     /// Every output that ever had a cursor here.
     pub cursors: Vec<(String, Cursor)>,
+    /// Outputs whose cursor cannot be read.
+    pub unreadable_cursors: Vec<String>,
 }
 
 /// Reads what `dir` holds.
@@ -44,27 +50,110 @@ pub struct Survey {
 /// # Errors
 /// [`OpenError`].
 pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
-    let at_dir = |error| OpenError::Disk {
-        path: dir.to_path_buf(),
-        error,
-    };
-    let mut cursors = Vec::new();
-    for entry in disk.list(dir).map_err(at_dir)? {
-        if let Some(output) = entry.name.strip_prefix("cursor-")
-            && let Some(cursor) = cursor::peek(&**disk, dir, output).map_err(at_dir)?
-        {
-            cursors.push((output.to_owned(), cursor));
-        }
-    }
-    // Behind the cursors: those of a daemon that goes on are then never ahead of what is found.
     let found = recover::survey(disk, dir)?;
     Ok(Survey {
         ledger: found.ledger,
         epoch: found.epoch,
         end: found.end,
         segments: found.segments,
-        cursors,
+        newest: found.created.values().copied().max(),
+        cursors: found.cursors.found,
+        unreadable_cursors: found.cursors.damaged,
     })
+}
+
+/// An account that must come out even: at any moment, and after any crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// What is accounted for, and how much of it there is.
+    pub whole: (String, u64),
+    /// What became of it.
+    pub parts: Vec<(&'static str, u64)>,
+}
+
+impl Identity {
+    /// Whether it does.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let sum: u64 = self.parts.iter().map(|(_, part)| part).sum();
+        self.whole.1 == sum
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, whole) = &self.whole;
+        let parts: Vec<String> = self
+            .parts
+            .iter()
+            .map(|(name, part)| format!("{part} {name}"))
+            .collect();
+        let is = if self.holds() { "=" } else { "is not" };
+        write!(f, "{whole} {name} {is} {}", parts.join(" + "))
+    }
+}
+
+/// Every event and every byte is somewhere: the accounts of a queue.
+#[must_use]
+pub fn identities(survey: &Survey) -> Vec<Identity> {
+    let ledger = &survey.ledger;
+    let counters = &ledger.counters;
+    let mut all = vec![
+        Identity {
+            whole: ("events captured".to_owned(), ledger.queued()),
+            parts: vec![
+                ("cut out of sources", counters.framed),
+                ("of our own", counters.created),
+                ("of damaged records", ledger.lost),
+            ],
+        },
+        Identity {
+            whole: ("bytes read".to_owned(), counters.bytes_read),
+            parts: vec![
+                ("in events", counters.bytes_framed),
+                ("cut off", counters.bytes_cut),
+            ],
+        },
+    ];
+    all.extend(survey.cursors.iter().map(|(output, cursor)| {
+        let passed = cursor.passed;
+        Identity {
+            whole: (
+                format!("events since {output} exists"),
+                ledger.next_seq - cursor.born.min(ledger.next_seq),
+            ),
+            parts: vec![
+                ("acknowledged", passed.acked),
+                ("waiting", ledger.next_seq.saturating_sub(cursor.seq)),
+                ("set aside", passed.set_aside),
+                ("dropped", passed.dropped),
+                ("skipped", passed.skipped),
+                ("damaged", passed.damaged),
+                ("not for it", passed.not_mine),
+            ],
+        }
+    }));
+    all
+}
+
+/// How many checkpoints can be read, and how many there are.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn checkpoints(disk: &dyn Disk, dir: &Path) -> Result<(usize, usize), OpenError> {
+    checkpoint::count(disk, dir)
+}
+
+/// When the record at `at`, or the first one behind it, was written.
+#[must_use]
+pub fn written_at(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    survey: &Survey,
+    at: Position,
+) -> Option<Timestamp> {
+    let found = LogReader::new(disk.clone(), dir, at).next(survey.end);
+    Some(found.ok()??.header.at)
 }
 
 /// Where what is kept begins.
@@ -152,7 +241,10 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
             damage: Vec::new(),
         };
         match log::read_head(&**disk, dir, *id) {
-            Ok(Ok(head)) => view.epoch = Some(head.epoch),
+            Ok(Ok(head)) => {
+                view.epoch = Some(head.epoch);
+                expected = expected.or(Some(head.first_number));
+            }
             Ok(Err(bad)) => view.damage.push(format!("its head is no head: {bad:?}")),
             // Removed by its daemon since the survey.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -251,7 +343,8 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<V
         bytes: survey.segments.iter().map(|(_, bytes)| bytes).sum(),
         ..Verdict::default()
     };
-    let mut expected: Option<(u64, u64)> = None;
+    let head = first_head(&**disk, dir)?;
+    let mut expected = head.map(|head| (head.first_number, head.first_seq));
     let mut say = |at: Position, what: String| {
         if verdict.damage.len() < DAMAGE_MAX {
             let segment = segment::file_name(at.segment);
@@ -307,11 +400,29 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<V
         verdict.records += 1;
         verdict.events += u64::from(header.count);
     }
+    let next = (survey.ledger.next_number, survey.ledger.next_seq);
+    if let Some((number, seq)) = expected.filter(|(number, _)| *number < next.0) {
+        let what = format!(
+            "records {number}..{} and events {seq}..{} at the end are missing",
+            next.0, next.1
+        );
+        say(survey.end, what);
+    }
     let last = survey.segments.last().copied().unwrap_or_default();
     if survey.end.segment == last.0 {
         verdict.unfinished_bytes = last.1.saturating_sub(survey.end.offset);
     }
     Ok(verdict)
+}
+
+/// The head of the oldest segment: it says which record comes first. `None` when it cannot be read.
+pub(super) fn first_head(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Head>> {
+    let id = first(disk, dir)?.segment;
+    match log::read_head(disk, dir, id) {
+        Ok(head) => Ok(head.ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the oldest segment begins.

@@ -141,6 +141,9 @@ pub struct Ledger {
     pub next_seq: u64,
     /// Number of the next record.
     pub next_number: u64,
+    /// Events whose records could not be read when the log was: they are captured and numbered, and
+    /// what their sources counted is not known.
+    pub lost: u64,
     /// The sources' counters.
     pub counters: Counters,
     /// What is known of each job.
@@ -184,6 +187,7 @@ impl Ledger {
         counters: &Counters,
     ) {
         let events: u64 = parts.iter().map(|part| u64::from(part.count)).sum();
+        self.pass(seq);
         self.next_number = number + 1;
         self.next_seq = seq + events;
         self.counters.add(counters);
@@ -193,6 +197,12 @@ impl Ledger {
         for fact in facts {
             self.apply(fact, (seq, seq + events));
         }
+    }
+
+    /// Passes events that have no record up to `seq`, the number of the next one.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.lost += seq.saturating_sub(self.next_seq);
+        self.next_seq = self.next_seq.max(seq);
     }
 
     fn apply(&mut self, fact: &Fact, seqs: (u64, u64)) {

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::checkpoint;
+use super::cursor;
+use super::cursor::Cursors;
 use super::ledger::Ledger;
 use super::log;
 use super::log::LogReader;
@@ -91,6 +93,10 @@ pub(crate) struct Recovered {
     pub(crate) torn_bytes: u64,
     /// Records after the checkpoint that could not be read.
     pub(crate) damaged_records: u64,
+    /// How far the outputs are.
+    pub(crate) cursors: Cursors,
+    /// The highest segment that anything names: its number and those below are not given again.
+    pub(crate) last_segment: u64,
 }
 
 /// Reads what a queue folder holds and cuts a torn tail off.
@@ -110,6 +116,8 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
         path: dir.to_path_buf(),
         error,
     };
+    // First, so that the cursors of a daemon that goes on are never ahead of what is found.
+    let cursors = cursor::all(&**disk, dir).map_err(at_dir)?;
     let mut segments: Vec<(u64, u64)> = disk
         .list(dir)
         .map_err(at_dir)?
@@ -135,6 +143,8 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
         created: BTreeMap::new(),
         torn_bytes: 0,
         damaged_records: 0,
+        cursors,
+        last_segment: 0,
     };
     if let Some(newest) = checkpoints.first() {
         found.ledger = newest.ledger.clone();
@@ -145,8 +155,18 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
     }
     let floors = check_heads(disk, dir, &mut found)?;
     scan(disk, dir, &mut found)?;
-    found.ledger.next_seq = found.ledger.next_seq.max(floors.seq);
+    // Outputs may have passed what is gone now: no number is given twice.
+    let passed = found.cursors.found.iter().map(|(_, cursor)| cursor);
+    let passed_seq = passed.clone().map(|cursor| cursor.seq).max().unwrap_or(1);
+    found.ledger.pass(floors.seq.max(passed_seq));
     found.ledger.next_number = found.ledger.next_number.max(floors.number);
+    let passed_segment = passed.map(|cursor| cursor.at.segment).max().unwrap_or(0);
+    let last = found.segments.last().map_or(0, |(last, _)| *last);
+    let checkpointed = match found.last_checkpoint {
+        0 => 0,
+        _ => found.end.segment,
+    };
+    found.last_segment = last.max(checkpointed).max(passed_segment);
     Ok(found)
 }
 

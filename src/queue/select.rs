@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::fact::Part;
 use super::inspect::first;
+use super::inspect::first_head;
 use super::log::LogReader;
 use super::record::Body;
 use super::record::Header;
@@ -102,7 +103,7 @@ impl Filter {
 /// without being taken apart.
 fn holds(json: &[u8], text: &str) -> bool {
     let quoted = serde_json::to_string(text).unwrap_or_default();
-    memmem::find(json, quoted.trim_matches('"').as_bytes()).is_some()
+    !text.is_empty() && memmem::find(json, quoted.trim_matches('"').as_bytes()).is_some()
 }
 
 /// What an event is called by.
@@ -165,7 +166,7 @@ pub fn events(
 ) -> io::Result<Missed> {
     let mut reader = LogReader::new(disk.clone(), dir, first(&**disk, dir)?);
     let mut missed = Missed::default();
-    let mut expected = None;
+    let mut expected = first_head(&**disk, dir)?.map(|head| head.first_number);
     while let Some(found) = reader.next(end)? {
         let header = found.header;
         let number = header.number;

@@ -411,3 +411,82 @@ fn a_checkpoint_of_a_newer_version_is_refused_and_left_alone() {
     );
     assert_eq!(disk.list(Path::new(DIR)).unwrap(), before);
 }
+
+/// A cursor that has passed the events before `seq`.
+fn passed(at: Position, seq: u64) -> cursor::Cursor {
+    cursor::Cursor {
+        at,
+        seq,
+        born: 1,
+        passed: cursor::Passed {
+            acked: seq - 1,
+            ..cursor::Passed::default()
+        },
+        ..cursor::Cursor::default()
+    }
+}
+
+#[test]
+fn no_number_is_given_twice_when_an_output_has_passed_more_than_is_left() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 10, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    writer.checkpoint().unwrap();
+    let dir = Path::new(DIR);
+    let (mut file, _) = cursor::CursorFile::open(&disk, dir, "out").unwrap();
+    let ahead = Position {
+        segment: 70,
+        offset: 900,
+    };
+    file.store(&passed(ahead, 501)).unwrap();
+    drop(writer);
+    // The segments are from an older backup, or gone.
+    for segments in ["older", "gone"] {
+        if segments == "gone" {
+            for entry in disk.list(dir).unwrap() {
+                if !entry.name.starts_with("cursor-") {
+                    disk.remove(&dir.join(&entry.name)).unwrap();
+                }
+            }
+        }
+        let writer = open(&disk);
+        assert!(writer.captured_seq() >= 501, "{segments}");
+        assert!(writer.durable_end() > ahead, "{segments}");
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let survey = inspect::survey(&disk, dir).unwrap();
+        let lost = if segments == "older" { 490 } else { 500 };
+        assert_eq!(survey.ledger.lost, lost, "{segments}");
+        for identity in inspect::identities(&survey) {
+            assert!(identity.holds(), "{segments}: {identity}");
+        }
+    }
+}
+
+#[test]
+fn the_accounts_come_out_even_wherever_the_log_is_damaged() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    for first in [0, 3, 7] {
+        writer
+            .append(&draft(portion(first, 3, 5)), Timestamp(1))
+            .unwrap();
+        writer.commit(Timestamp(1)).unwrap();
+    }
+    let path = Path::new(DIR).join(segment::file_name(1));
+    let bytes = disk.read(&path, 1 << 20).unwrap();
+    for at in (0..bytes.len()).step_by(7) {
+        let damaged = disk.crash(usize::MAX);
+        let file = damaged.open(&path, Open::Write).unwrap();
+        file.write_at(at as u64, &[bytes[at] ^ 0x10]).unwrap();
+        let writer = open(&damaged);
+        assert!(writer.captured_seq() >= 7, "byte {at}");
+        let disk: Arc<dyn Disk> = Arc::new(damaged.clone());
+        let survey = inspect::survey(&disk, Path::new(DIR)).unwrap();
+        for identity in inspect::identities(&survey) {
+            assert!(identity.holds(), "byte {at}: {identity}");
+        }
+    }
+}

@@ -165,20 +165,14 @@ impl Writer {
             path: dir.to_path_buf(),
             error,
         };
-        let last = found.segments.last().map_or(0, |(last, _)| *last);
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,
         };
-        let id = if found.last_checkpoint == 0 {
-            last + 1
-        } else {
-            last.max(found.end.segment) + 1
-        };
         let head = Head {
             epoch: found.epoch + 1,
-            id,
+            id: found.last_segment + 1,
             first_seq: found.ledger.next_seq,
             first_number: found.ledger.next_number,
             created: now,

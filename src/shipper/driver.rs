@@ -263,7 +263,10 @@ impl Hands {
                 None
             }
             Effect::Load(order, most) => {
-                let end = level.borrow().end;
+                let end = {
+                    let level = level.borrow();
+                    (level.end, level.next_seq)
+                };
                 let load = || self.loader.load(&order, most, end);
                 Some(match tokio::task::block_in_place(load) {
                     Ok(loaded) => Input::Loaded(loaded),

@@ -107,11 +107,17 @@ impl Loader {
         }
     }
 
-    /// Loads a window of at most `most` events; what it reads ends at `end`.
+    /// Loads a window of at most `most` events; what it reads ends at `end`, where event `next_seq`
+    /// will be.
     ///
     /// # Errors
     /// What the disk said. The next load begins where this one did.
-    pub(crate) fn load(&mut self, order: &Order, most: u32, end: Position) -> io::Result<Loaded> {
+    pub(crate) fn load(
+        &mut self,
+        order: &Order,
+        most: u32,
+        (end, next_seq): (Position, u64),
+    ) -> io::Result<Loaded> {
         self.builder.hold(most);
         let (at, seq, done) = match &self.held {
             Some(held) => (
@@ -122,7 +128,7 @@ impl Loader {
             None => (self.reader.position(), self.seq, self.done),
         };
         let loaded = match order {
-            Order::Next => self.next(end),
+            Order::Next => self.next(end, next_seq),
             Order::Again(steps) => self.again(steps, most, end),
         };
         if loaded.is_err() {
@@ -133,7 +139,7 @@ impl Loader {
         loaded
     }
 
-    fn next(&mut self, end: Position) -> io::Result<Loaded> {
+    fn next(&mut self, end: Position, next_seq: u64) -> io::Result<Loaded> {
         let mut steps = Vec::new();
         let mut at_end = false;
         let mut window = None;
@@ -144,6 +150,8 @@ impl Loader {
                     Next::Held(held) => held,
                     Next::Passed => continue,
                     Next::End => {
+                        // What the end of the log held is gone: nothing comes that would show it.
+                        self.pass_damaged(end, next_seq, end, &mut steps);
                         at_end = true;
                         break;
                     }
@@ -280,6 +288,27 @@ impl Loader {
         may && (alone || self.builder.is_filled_by(count, raw_bytes))
     }
 
+    /// Passes the events before `seq`, whose records cannot be found, up to `next`.
+    fn pass_damaged(&mut self, at: Position, seq: u64, next: Position, steps: &mut Vec<Step>) {
+        let events = seq.saturating_sub(self.seq);
+        if events > 0 {
+            tracing::error!(
+                events,
+                from = self.seq,
+                "events in a damaged part of the queue are lost to this output"
+            );
+            steps.push(Step {
+                at,
+                done: 0,
+                seq: self.seq,
+                events,
+                next: Some(next),
+                way: Way::Damaged,
+            });
+            self.seq = seq;
+        }
+    }
+
     fn next_record(&mut self, end: Position, steps: &mut Vec<Step>) -> io::Result<Next> {
         let before = self.reader.position();
         let Some(found) = self.reader.next(end)? else {
@@ -287,22 +316,8 @@ impl Loader {
         };
         let header = found.header;
         // The cursor's own record is the only one that begins before the next event.
-        let expected = self.seq - u64::from(self.done);
-        if header.seq > expected {
-            tracing::error!(
-                events = header.seq - self.seq,
-                from = self.seq,
-                "events in a damaged part of the queue are lost to this output"
-            );
-            steps.push(Step {
-                at: before,
-                done: 0,
-                seq: self.seq,
-                events: header.seq - self.seq,
-                next: Some(found.at),
-                way: Way::Damaged,
-            });
-            self.seq = header.seq;
+        if header.seq > self.seq - u64::from(self.done) {
+            self.pass_damaged(before, header.seq, found.at, steps);
             self.done = 0;
         }
         let from = std::mem::take(&mut self.done).min(header.count);

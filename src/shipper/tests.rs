@@ -215,7 +215,9 @@ impl World {
                 None
             }
             Effect::Load(order, most) => Some(Input::Loaded(
-                self.loader.load(&order, most, self.end).unwrap(),
+                self.loader
+                    .load(&order, most, (self.end, self.next_seq))
+                    .unwrap(),
             )),
             Effect::Send(lane, bytes) => {
                 self.take(lane, &bytes);

@@ -390,6 +390,8 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
             show_bytes(sources.bytes_cut)
         ));
     }
+    let lacking = status.queue.lacks_space();
+    lines.extend(lacking.map(|why| format!("queue: {why}")));
     let broken = status.queue.broken.iter();
     lines.extend(broken.map(|why| format!("queue: {why}")));
     for job in &status.jobs {

@@ -26,6 +26,7 @@ fn sample() -> Status {
             captured_events: 1200,
             acked_events: 1000,
             waiting_events: 200,
+            lost_events: 0,
             sources: Counters {
                 framed: 1190,
                 created: 10,
@@ -38,6 +39,7 @@ fn sample() -> Status {
             held_bytes: 1 << 20,
             max_bytes: 10 << 20,
             total_bytes: 3 << 20,
+            free_bytes: Some(1 << 30),
             broken: None,
         },
         outputs: vec![Output {
@@ -112,14 +114,14 @@ fn the_json_names_are_stable() {
         },
         "totals": {
             "captured_events": 1200, "acked_events": 1000, "waiting_events": 200,
-            "sources": {
+            "lost_events": 0, "sources": {
                 "framed": 1190, "created": 10, "bytes_read": 5000, "bytes_framed": 5000,
                 "bytes_cut": 0, "lines_cut": 0,
             },
         },
         "queue": {
             "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
-            "broken": null,
+            "free_bytes": 1_073_741_824, "broken": null,
         },
         "outputs": [{
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",

@@ -25,7 +25,7 @@ fn assert_exact(status: &Value) {
     let sources = &totals["sources"];
     let captured = number(&totals["captured_events"]);
     assert_eq!(
-        number(&sources["framed"]) + number(&sources["created"]),
+        number(&sources["framed"]) + number(&sources["created"]) + number(&totals["lost_events"]),
         captured,
         "{totals}"
     );
@@ -39,11 +39,11 @@ fn assert_exact(status: &Value) {
             "acked_events",
             "waiting_events",
             "not_mine_events",
+            "before_events",
             "damaged_events",
             "set_aside_events",
             "dropped_events",
             "skipped_events",
-            "before_events",
         ];
         let sum: u64 = parts.iter().map(|part| number(&output[*part])).sum();
         assert_eq!(sum, captured, "{output}");

@@ -8,6 +8,7 @@ mod bombs;
 mod capture;
 mod cut_points;
 mod dead_letter;
+mod doctor;
 mod files;
 mod first_light;
 mod fuzz;

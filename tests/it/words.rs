@@ -250,6 +250,7 @@ fn every_command_has_examples_in_its_help() {
         &["check"],
         &["run"],
         &["status"],
+        &["doctor"],
         &["explain"],
         &["trigger"],
         &["pause"],
