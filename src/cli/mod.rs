@@ -31,6 +31,7 @@ pub mod check;
 pub mod completions;
 pub mod doctor;
 pub mod explain;
+pub mod import;
 pub mod init;
 pub mod new;
 pub mod queue;
@@ -101,6 +102,7 @@ struct Cli {
 enum Command {
     Init(init::Args),
     New(new::Args),
+    Import(import::Args),
     Check(check::Args),
     Run(run::Args),
     Status(status::Args),
@@ -194,6 +196,7 @@ fn dispatch(cli: Cli) -> Done {
     match cli.command {
         Command::Init(args) => Ok(init::run(&args, given, &OsDisk)),
         Command::New(args) => Ok(new::run(&args, given, &OsDisk)),
+        Command::Import(args) => Ok(import::run(&args, given, &OsDisk)),
         Command::Check(args) => Ok(check::run(&args, given, &[])),
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Run(args) => run::run(args, given, verbose),

@@ -83,6 +83,21 @@ pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
 }
 
 fn make(jobs: &Path, job: &str, language: Choice, disk: &dyn Disk) -> io::Result<PathBuf> {
+    make_folder(jobs, job, disk, |folder| {
+        let (script, text) = skeleton(language.1);
+        files::make_file(&folder.join(script), text, 0o755)?;
+        let toml = toml(script, language.0);
+        files::make_file(&folder.join(JOB_FILE), &toml, 0o644)
+    })
+}
+
+/// Makes the folder of a job whole, with what `fill` puts into it.
+pub(super) fn make_folder(
+    jobs: &Path,
+    job: &str,
+    disk: &dyn Disk,
+    fill: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<PathBuf> {
     let folder = jobs.join(job);
     if files::look(&folder).is_ok() {
         return Err(io::Error::new(
@@ -95,10 +110,7 @@ fn make(jobs: &Path, job: &str, language: Choice, disk: &dyn Disk) -> io::Result
         .prefix(".new-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir_in(jobs)?;
-    let (script, text) = skeleton(language.1);
-    files::make_file(&unfinished.path().join(script), text, 0o755)?;
-    let toml = toml(script, language.0);
-    files::make_file(&unfinished.path().join(JOB_FILE), &toml, 0o644)?;
+    fill(unfinished.path())?;
     disk.rename(unfinished.path(), &folder)?;
     // It bears another name now: there is nothing to clean up.
     drop(unfinished.keep());

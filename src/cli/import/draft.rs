@@ -1,0 +1,148 @@
+//! A job folder as it is to be written.
+//!
+//! Must never know which program it comes from.
+
+use std::fmt::Write;
+
+use serde_json::Map;
+use serde_json::Value;
+
+/// One job.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// What it might be called.
+    pub(super) name: String,
+    /// `job.toml`.
+    pub(super) toml: String,
+    /// Name and text of each script.
+    pub(super) files: Vec<(String, String)>,
+    /// What could not be carried over, and why.
+    pub(super) left_out: Vec<String>,
+}
+
+impl Draft {
+    /// Adds a line.
+    pub(super) fn line(&mut self, line: &str) {
+        self.toml.push_str(line);
+        self.toml.push('\n');
+    }
+
+    /// Adds a section's head, with an empty line before it.
+    pub(super) fn section(&mut self, head: &str) {
+        self.line(&format!("\n[{head}]"));
+    }
+
+    /// Adds `key = "value"`.
+    pub(super) fn text(&mut self, key: &str, value: &str) {
+        self.line(&format!("{key} = {}", quoted(value)));
+    }
+
+    /// Adds `key = ["value", ...]`.
+    pub(super) fn texts<T: AsRef<str>>(&mut self, key: &str, values: &[T]) {
+        self.line(&format!("{key} = {}", list(values)));
+    }
+
+    /// Adds `key = { name = value, ... }`, unless there is none. Values are kept as text where TOML
+    /// has nothing like them.
+    pub(super) fn map(&mut self, key: &str, values: &Map<String, Value>) {
+        if values.is_empty() {
+            return;
+        }
+        let members: Vec<String> = values
+            .iter()
+            .map(|(name, value)| {
+                let value = match value {
+                    Value::Bool(_) | Value::Number(_) => value.to_string(),
+                    Value::String(text) => quoted(text),
+                    Value::Null | Value::Array(_) | Value::Object(_) => quoted(&value.to_string()),
+                };
+                format!("{} = {value}", quoted(name))
+            })
+            .collect();
+        self.line(&format!("{key} = {{ {} }}", members.join(", ")));
+    }
+
+    /// Notes that something is not carried over.
+    pub(super) fn leave_out(&mut self, what: impl Into<String>) {
+        self.left_out.push(what.into());
+    }
+}
+
+/// A TOML string that stands for the very text: nothing is filled into it. JSON's escapes are TOML's,
+/// but for DEL, which TOML wants escaped too.
+pub(super) fn quoted(text: &str) -> String {
+    let text = Value::from(text).to_string();
+    text.replace('\x7f', "\\u007f").replace("${", "$${")
+}
+
+/// A TOML list of strings.
+pub(super) fn list<T: AsRef<str>>(values: &[T]) -> String {
+    let values: Vec<String> = values.iter().map(|value| quoted(value.as_ref())).collect();
+    format!("[{}]", values.join(", "))
+}
+
+/// A name that a job may have, from any text.
+pub(super) fn name_of(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.chars().take(64) {
+        if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') {
+            name.push(c);
+        } else if !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    let name = name.trim_matches('-');
+    if name.is_empty() {
+        "imported".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+/// A script of one command, each word as it is: no shell reads anything into it.
+pub(super) fn command_script(words: &[String]) -> String {
+    let mut script = "#!/bin/sh\nexec".to_owned();
+    for word in words {
+        // Writing to a String cannot fail.
+        let _written = write!(script, " {}", shell_word(word));
+    }
+    script.push('\n');
+    script
+}
+
+/// A word that the shell takes as it is.
+pub(super) fn shell_word(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Whether a value says yes, in YAML 1.1 (which PyYAML and older Go programs read) or 1.2.
+pub(super) fn truth(value: Option<&Value>) -> Option<bool> {
+    match value? {
+        Value::Bool(truth) => Some(*truth),
+        Value::String(text) => match text.to_lowercase().as_str() {
+            "yes" | "on" | "true" | "y" => Some(true),
+            "no" | "off" | "false" | "n" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The texts of a list, or of a single text.
+pub(super) fn texts(value: Option<&Value>) -> Vec<String> {
+    match value {
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(items)) => items.iter().filter_map(text).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A scalar as text.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}

@@ -1,0 +1,121 @@
+//! execbeat.yml: one job for each command.
+//!
+//! Keys as of its documentation: `execs` with `cron` in 1.x, `commands` with `schedule` later; each
+//! with `command`, `args`, `document_type`, `fields`. It shipped one event a run, with all output.
+
+use serde_json::Map;
+use serde_json::Value;
+
+use super::Import;
+use super::draft::Draft;
+use super::draft::command_script;
+use super::draft::text;
+
+/// When a command is run that does not say it.
+const DEFAULT_SCHEDULE: &str = "@every 1m";
+
+pub(super) fn import(yaml: &Value) -> Result<Import, String> {
+    let commands = [
+        "/execbeat/commands",
+        "/execbeat/execs",
+        "/execbeat.commands",
+    ]
+    .into_iter()
+    .find_map(|at| yaml.pointer(at)?.as_array())
+    .ok_or("no list execbeat.commands in it")?;
+    let jobs: Vec<Draft> = commands.iter().filter_map(job).collect();
+    if jobs.is_empty() {
+        return Err("execbeat.commands names no command".to_owned());
+    }
+    let hosts = super::draft::texts(yaml.pointer("/output/logstash/hosts"))
+        .into_iter()
+        .chain(super::draft::texts(yaml.pointer("/output.logstash/hosts")))
+        .collect::<Vec<_>>();
+    let mut import = Import {
+        program: "execbeat",
+        jobs,
+        ..Import::default()
+    };
+    match hosts.as_slice() {
+        [] => import.left_out.push(
+            "outputs other than output.logstash; write [output.lumberjack] with hosts".to_owned(),
+        ),
+        hosts => {
+            let hosts = super::draft::list(hosts);
+            import.root = format!("[output.lumberjack]\nhosts = {hosts}\n");
+        }
+    }
+    Ok(import)
+}
+
+fn job(command: &Value) -> Option<Draft> {
+    let program = text(command.get("command")?)?;
+    let args = command.get("args").and_then(text).unwrap_or_default();
+    // It split them at blanks and knew no quotes.
+    let words: Vec<String> = std::iter::once(program.as_str())
+        .chain(args.split(' ').filter(|word| !word.is_empty()))
+        .map(str::to_owned)
+        .collect();
+    let base = program.rsplit('/').next().unwrap_or(&program);
+    let mut draft = Draft {
+        name: command
+            .get("name")
+            .and_then(text)
+            .unwrap_or_else(|| base.to_owned()),
+        ..Draft::default()
+    };
+    draft.text("description", &format!("from execbeat: {program} {args}"));
+    let mut fields = match command.get("fields") {
+        Some(Value::Object(fields)) => fields.clone(),
+        _ => Map::new(),
+    };
+    if let Some(kind) = command.get("document_type").and_then(text) {
+        fields.insert("document_type".to_owned(), Value::from(kind));
+        draft.leave_out("document_type is fields.document_type: events have no `type` any more");
+    }
+    draft.map("fields", &fields);
+    draft.section("script");
+    draft.text("run", "run.sh");
+    draft.text("language", "sh");
+    let timeout = command.get("timeout").and_then(text);
+    if let Some(timeout) = timeout {
+        draft.text("timeout", &timeout);
+    }
+    draft.section("schedule");
+    let schedule = ["schedule", "cron"]
+        .into_iter()
+        .find_map(|key| command.get(key).and_then(text))
+        .filter(|text| !text.trim().is_empty())
+        .unwrap_or_else(|| DEFAULT_SCHEDULE.to_owned());
+    schedule_line(&mut draft, schedule.trim());
+    // One event a run and stream, as before.
+    draft.section("capture.stdout");
+    draft.text("format", "document");
+    draft.section("capture.stderr");
+    draft.texts("to", &["errors"]);
+    draft.text("format", "document");
+    draft.leave_out(
+        "exec.command, exec.stdout, exec.stderr and exec.exitCode in one event: output is `message` \
+         (or the keys of a JSON object), errors an event of their own, and the exit code is \
+         process.exit_code of the event that ends the run",
+    );
+    draft
+        .files
+        .push(("run.sh".to_owned(), command_script(&words)));
+    Some(draft)
+}
+
+/// Its cron library reads seconds first, and takes a missing day of the week for any.
+fn schedule_line(draft: &mut Draft, schedule: &str) {
+    if let Some(every) = schedule.strip_prefix("@every ") {
+        draft.text("every", every.trim());
+        return;
+    }
+    let fields = schedule.split_whitespace().count();
+    if !schedule.starts_with('@') && fields == 5 {
+        draft.line("# 5 fields were second, minute, hour, day of month and month");
+        draft.text("cron", &format!("{schedule} *"));
+        return;
+    }
+    draft.text("cron", schedule);
+}
