@@ -68,6 +68,17 @@ pub struct Job {
     pub route: Route,
     /// How many results are kept.
     pub keep: Keep,
+    /// Who is told of each result.
+    pub on_result: Option<OnResult>,
+}
+
+/// `[results] on_result`: the plugin that gets each result of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnResult {
+    /// Its name in `ROOT/plugins`; whether it is there is seen when it is started.
+    pub plugin: String,
+    /// Longest time that it may take for one result.
+    pub timeout: Duration,
 }
 
 /// `[script]`, `[schedule]` and `[capture]`: what is run, when, and what becomes of its output.

@@ -38,9 +38,15 @@ use crate::units::show_duration;
 
 use output::Output;
 
+mod document;
 mod follow;
 mod output;
 
+pub use document::DOCUMENT_BYTES_MAX;
+pub use document::DOCUMENT_EVENTS_MAX;
+pub use document::Delivery;
+pub use document::DeliveryState;
+pub use document::Document;
 pub use follow::Follow;
 pub use follow::Printed;
 

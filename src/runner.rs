@@ -43,9 +43,14 @@ mod driver;
 mod environment;
 mod log_lines;
 mod output;
+mod plugin;
 mod uplink;
 
 pub use crate::run::Order;
+pub use plugin::Courier;
+pub use plugin::Delivery;
+pub use plugin::Tried;
+pub use plugin::deliver;
 
 /// What all runs of a daemon share.
 #[derive(Debug)]
@@ -130,6 +135,8 @@ pub struct Ended {
     pub at: Timestamp,
     /// How long it took, by the monotonic clock.
     pub took: Duration,
+    /// Its result, if there is one and somebody is to be told of it.
+    pub delivery: Option<Box<Delivery>>,
 }
 
 /// Runs `spec` and returns when the end of it is durable, or when the queue takes no more: the

@@ -190,9 +190,59 @@ pub struct Totals {
     /// Events of damaged records that were found so when the queue was opened: what their sources
     /// counted is not known.
     pub lost_events: u64,
+    /// Results on their way to plugins.
+    #[serde(default)]
+    pub deliveries: Deliveries,
     /// What the sources brought. Always `framed + created + lost_events` is `captured_events`, and
     /// `bytes_read` is `bytes_framed + bytes_cut`.
     pub sources: Counters,
+}
+
+/// Results that were to be handed to plugins, since the daemon was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// To be handed over, or being handed over.
+    pub waiting: u64,
+    /// Handed over.
+    pub delivered: u64,
+    /// Tries that failed and were not the last.
+    pub retried: u64,
+    /// Given up after the last try.
+    pub failed: u64,
+    /// Put off until the next start of the daemon, as too many waited.
+    pub dropped: u64,
+}
+
+impl Deliveries {
+    /// No delivery at all.
+    pub const NONE: Self = Self {
+        waiting: 0,
+        delivered: 0,
+        retried: 0,
+        failed: 0,
+        dropped: 0,
+    };
+
+    /// Adds another account to this one.
+    pub const fn add(&mut self, more: &Self) {
+        self.waiting += more.waiting;
+        self.delivered += more.delivered;
+        self.retried += more.retried;
+        self.failed += more.failed;
+        self.dropped += more.dropped;
+    }
+}
+
+/// A job's plugin, and what became of the results that it was to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnResult {
+    /// Its name in `plugins/`.
+    pub plugin: String,
+    /// The counts.
+    #[serde(flatten)]
+    pub counts: Deliveries,
+    /// Why the last try failed, in words, if none has gone well since.
+    pub last_error: Option<String>,
 }
 
 /// The queue on disk.
@@ -308,6 +358,9 @@ pub struct Job {
     /// The files that it reads; absent when it reads none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
+    /// Who gets its results; absent when nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_result: Option<OnResult>,
     /// Ticks since it was loaded at which it was due and did not run: it still ran, waited for a
     /// slot, or schedules were paused.
     pub skipped_ticks: u64,

@@ -73,6 +73,9 @@ struct Checked {
     first: Vec<String>,
     /// The next times; for `every`, if it were new now. None of a disabled job.
     next: Vec<String>,
+    /// The plugin that gets its results.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_result: Option<String>,
 }
 
 /// Checks the root that is named, `given` (`--root`) or found, and prints what was found.
@@ -175,7 +178,8 @@ impl Report {
         let Draft {
             root, output_names, ..
         } = draft;
-        let checked = load_job(name, &folder, "", &standing, &root.defaults, output_names);
+        let defaults = root.defaults.clone().with_plugins(&root.dir, daemon);
+        let checked = load_job(name, &folder, "", &standing, &defaults, output_names);
         if let (Some(tree), Ok(job)) = (&tree, &checked) {
             problems = check_owners(name, tree, &job.rights.user, daemon);
         }
@@ -217,6 +221,7 @@ impl Report {
                 true => next.iter().map(ToString::to_string).collect(),
                 false => Vec::new(),
             },
+            on_result: job.on_result.as_ref().map(|told| told.plugin.clone()),
         });
     }
 
@@ -286,6 +291,9 @@ impl Report {
             }
             for time in &job.next {
                 line(&mut text, &format!("    {time}"));
+            }
+            if let Some(plugin) = &job.on_result {
+                line(&mut text, &format!("    results go to plugins/{plugin}"));
             }
         }
         for warning in &self.warnings {

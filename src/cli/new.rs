@@ -155,6 +155,7 @@ every = "1m"
 
 # [results]
 # keep = {{ runs = 50, age = "30d", bytes = "100MiB" }}
+# on_result = "webhook"                # an executable in plugins/ that gets each result
 "#
     )
 }

@@ -3,10 +3,13 @@
 //!
 //! Must never decide what a key means, only which of two values stands.
 
+use std::path::Path;
+
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use super::plugins::Plugins;
 use super::source::Segment;
 use super::source::merge;
 
@@ -20,6 +23,8 @@ pub struct Defaults {
     segments: Vec<Segment>,
     /// Each output's name with each of its hosts, `host:port`.
     pub(super) hosts: Vec<(String, String)>,
+    /// The plugins that there must be; `None`: whether there is one is seen when it is started.
+    pub(super) plugins: Option<Plugins>,
 }
 
 impl Defaults {
@@ -38,7 +43,16 @@ impl Defaults {
         Self {
             segments,
             hosts: Vec::new(),
+            plugins: None,
         }
+    }
+
+    /// The same, with a look at the plugins of the root `dir` by a daemon of the user `daemon`: a job
+    /// that names one that could not be started is refused.
+    #[must_use]
+    pub fn with_plugins(mut self, dir: &Path, daemon: u32) -> Self {
+        self.plugins = Some(Plugins::new(dir, daemon));
+        self
     }
 
     /// The texts behind a job's own of `length` bytes.

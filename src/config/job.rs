@@ -17,6 +17,7 @@ use super::check_name;
 use super::defaults::Defaults;
 use super::defaults::lay_over;
 use super::expand::is_name;
+use super::plugins::Plugins;
 use super::read_text;
 use super::reader::Leaf;
 use super::reader::Table;
@@ -52,6 +53,7 @@ use capture::RawCapture;
 
 mod capture;
 mod files;
+mod plugin;
 mod schedule;
 
 use schedule::Checked;
@@ -145,7 +147,7 @@ fn load_job_with(
     let mut raw = Raw::read(&mut table);
     raw.receive = Receive::read(&mut table, &defaults.hosts);
     let unusable = std::mem::take(&mut raw.receive.unusable);
-    let job = raw.check(&table, place, outputs);
+    let job = raw.check(&table, place, outputs, defaults.plugins.as_ref());
     table.finish();
     let mut problems = source.into_problems();
     problems.extend(unusable);
@@ -166,6 +168,7 @@ pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
     }
     raw.schedule.check_alone(&table);
     raw.check_names(&table);
+    raw.on_result.check_name(&table);
     raw.route(&table, outputs);
     table.finish();
 }
@@ -209,6 +212,7 @@ struct Raw {
     keep_runs: Option<u32>,
     keep_age: Option<Leaf<Duration>>,
     keep_bytes: Option<Leaf<u64>>,
+    on_result: plugin::Raw,
 }
 
 impl Raw {
@@ -245,6 +249,7 @@ impl Raw {
                 raw.keep_bytes = keep.bytes("bytes", 1 << 10..1 << 50, "bytes = \"100MiB\"");
                 keep.finish();
             }
+            raw.on_result = plugin::Raw::read(&mut table);
             table.finish();
         }
         raw
@@ -278,6 +283,7 @@ impl Raw {
         table: &Table<'_, '_>,
         place: &Place<'_>,
         outputs: &[String],
+        plugins: Option<&Plugins>,
     ) -> Option<Job> {
         let Place { name, folder, .. } = *place;
         self.check_names(table);
@@ -287,7 +293,9 @@ impl Raw {
         let secrets = self.rights.secrets(table, name, place.standing);
         let rights = self.rights.check(table, place.standing);
         let route = self.route(table, outputs);
-        let task = if self.runs(table) {
+        let runs = self.runs(table);
+        let on_result = self.on_result.check(table, plugins, runs);
+        let task = if runs {
             Some(Arc::new(self.task(table, folder, secrets)?))
         } else {
             if !self.has_files {
@@ -316,6 +324,7 @@ impl Raw {
                     .map_or(Duration::from_secs(30 * 86_400), |leaf| leaf.value),
                 bytes: self.keep_bytes.map_or(100 << 20, |leaf| leaf.value),
             },
+            on_result,
         })
     }
 

@@ -196,9 +196,10 @@ impl Driver {
         let lost = Note::Closed {
             run: open.run.clone(),
         };
+        let deliveries = self.house.deliveries();
         self.help(lost, async move {
             let run = open.run.clone();
-            House::close_interrupted(&host, open).await;
+            House::close_interrupted(&host, deliveries, open).await;
             Note::Closed { run }
         });
     }

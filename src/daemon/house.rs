@@ -19,8 +19,11 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::config;
 use crate::daemon::Error;
+use crate::daemon::deliveries;
+use crate::daemon::deliveries::Deliveries;
 use crate::daemon::harvesters::Harvesters;
 use crate::daemon::herald::Herald;
+use crate::daemon::identity;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::listeners::Listeners;
@@ -36,8 +39,6 @@ use crate::disk::Replace;
 use crate::event::Notice;
 use crate::event::Route;
 use crate::event::RunId;
-use crate::event::envelope::Identity;
-use crate::event::envelope::Shape;
 use crate::harvester;
 use crate::lumberjack::server::Memory;
 use crate::process;
@@ -81,15 +82,6 @@ const SPACE_EVERY: Duration = Duration::from_secs(60);
 
 /// Between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
-
-/// Where the kernel hands out random identifiers.
-const KERNEL_UUID: &str = "/proc/sys/kernel/random/uuid";
-
-/// Length of an identifier as text, and one more for the line's end.
-const UUID_BYTES_MAX: u64 = 37;
-
-/// `agent.id` of this root, in `ROOT/state`.
-const AGENT_ID: &str = "agent.id";
 
 /// Names of paused jobs in `ROOT/state`, as a JSON list.
 const PAUSED: &str = "paused.json";
@@ -203,6 +195,8 @@ pub(super) struct House {
     lacks_space: bool,
     /// Started with the first host.
     harvesters: Option<Harvesters>,
+    /// Likewise.
+    deliveries: Option<Deliveries>,
 }
 
 /// What the supervisor has to know of the former daemon.
@@ -258,6 +252,7 @@ impl House {
             space_at: Tick::default(),
             lacks_space: false,
             harvesters: None,
+            deliveries: None,
             claim,
         };
         Ok((house, before))
@@ -269,7 +264,7 @@ impl House {
             return Err(Error::Leaving);
         };
         let (intake, marks) = (queue.intake(), queue.marks());
-        let identity = self.identity(&root.shape)?;
+        let identity = identity::of_root(&self.claim.root, &root.shape)?;
         let life = RunId::new(self.started_at, random() as u32);
         let route = Route::to(output_names(root));
         self.herald = Some(Herald::start(&identity, &life, route, intake.clone()));
@@ -293,7 +288,7 @@ impl House {
             self.claim.root.clone(),
             mode != Mode::Serve,
         ));
-        Ok(Host {
+        let host = Host {
             intake,
             pool,
             identity,
@@ -303,7 +298,10 @@ impl House {
             flush: root.queue.flush,
             cgroups: Cgroups::claim(&self.claim.key()),
             results: Some(Results::new(self.claim.root.join("results"))),
-        })
+        };
+        let root = self.claim.root.clone();
+        self.deliveries = Some(Deliveries::start(&host, root, self.started_at));
+        Ok(host)
     }
 
     /// Lets jobs listen for Beats from now on.
@@ -316,29 +314,12 @@ impl House {
         }));
     }
 
-    fn identity(&self, shape: &Shape) -> Result<Identity, Error> {
-        let path = self.claim.root.join("state").join(AGENT_ID);
-        let agent_id = match read_uuid(&path) {
-            Ok(id) => id,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let id = new_uuid()?;
-                OsDisk
-                    .replace(&path, id.as_bytes(), Replace::Durable)
-                    .map_err(|error| Error::Disk { path, error })?;
-                id
-            }
-            Err(error) => return Err(Error::Disk { path, error }),
-        };
-        Ok(Identity {
-            host_name: process::hostname(),
-            agent_id,
-            agent_ephemeral_id: new_uuid()?,
-            shape: shape.clone(),
-        })
-    }
-
     /// Records the end of a run that was open when the former daemon died.
-    pub(super) async fn close_interrupted(host: &Host, open: OpenRun) {
+    pub(super) async fn close_interrupted(
+        host: &Host,
+        deliveries: Option<Arc<deliveries::Shared>>,
+        open: OpenRun,
+    ) {
         let route = open.route;
         let run = runner::Open {
             job: open.job,
@@ -351,6 +332,8 @@ impl House {
         // The job may be gone or another by now: the event goes where its start went, with nothing of its own.
         if let Err(refused) = runner::interrupted(&run, None, route, clock::now(), host).await {
             tracing::error!(job = run.job, run = %run.run, ?refused, "the end of an interrupted run cannot be recorded; the next start tries again");
+        } else if let Some(deliveries) = deliveries {
+            deliveries.closed(&run.job);
         }
     }
 
@@ -470,6 +453,9 @@ impl House {
         if let Some(harvesters) = &mut self.harvesters {
             harvesters.seen(change);
         }
+        if let Some(deliveries) = &self.deliveries {
+            deliveries.seen(change);
+        }
     }
 
     pub(super) fn run_ended(&mut self, ended: &Ended) {
@@ -477,6 +463,14 @@ impl House {
         if let Some(harvesters) = &mut self.harvesters {
             harvesters.run_ended(ended);
         }
+        if let (Some(deliveries), Some(delivery)) = (&self.deliveries, &ended.delivery) {
+            deliveries.offer(delivery);
+        }
+    }
+
+    /// For those who close runs of the former daemon.
+    pub(super) fn deliveries(&self) -> Option<Arc<deliveries::Shared>> {
+        self.deliveries.as_ref().map(Deliveries::shared)
     }
 
     /// Waits for ACKs at most `[stop] timeout`, then closes the queue. The future returns how many
@@ -488,6 +482,8 @@ impl House {
         let limit = self.settings.stop_timeout;
         let closed = self.listeners.take().map(Listeners::close);
         let harvested = self.harvesters.as_mut().map(|all| all.drain(limit));
+        // Works beside the others from here on.
+        let delivered = self.deliveries.as_mut().map(|all| all.close(limit));
         async move {
             if let Some(herald) = herald {
                 let told = clock::within(limit, herald.close()).await;
@@ -507,6 +503,9 @@ impl House {
             }
             if let Some(cleaner) = cleaner {
                 cleaner.finish(limit).await;
+            }
+            if let Some(delivered) = delivered {
+                delivered.await;
             }
             if let Some(queue) = queue {
                 queue.close(CLOSE_PATIENCE).await;
@@ -558,6 +557,8 @@ impl House {
             }
             let harvesters = self.harvesters.as_ref();
             job.files = harvesters.and_then(|all| all.status(&job.name, &ledger));
+            let deliveries = self.deliveries.as_ref();
+            job.on_result = deliveries.and_then(|all| all.status(&job.name));
         }
         let acked = outputs.iter().map(|output| output.acked_events).min();
         Status {
@@ -578,6 +579,10 @@ impl House {
                 acked_events: acked.unwrap_or(0),
                 waiting_events: self.waiting_events(),
                 lost_events: ledger.lost,
+                deliveries: self
+                    .deliveries
+                    .as_ref()
+                    .map_or(status::Deliveries::NONE, Deliveries::totals),
                 sources: ledger.counters,
             },
             queue: self.queue_status(),
@@ -658,30 +663,4 @@ fn past_of(past: &JobPast) -> Past {
         }),
         runs: status::Outcomes::default(),
     }
-}
-
-/// Who ships when nothing is shipped (`try`): identifiers that are used once.
-pub(crate) fn passing_identity(shape: Shape) -> Result<Identity, Error> {
-    Ok(Identity {
-        host_name: process::hostname(),
-        agent_id: new_uuid()?,
-        agent_ephemeral_id: new_uuid()?,
-        shape,
-    })
-}
-
-fn new_uuid() -> Result<String, Error> {
-    let path = PathBuf::from(KERNEL_UUID);
-    read_uuid(&path).map_err(|error| Error::Disk { path, error })
-}
-
-fn read_uuid(path: &Path) -> io::Result<String> {
-    let bytes = OsDisk.read(path, UUID_BYTES_MAX)?;
-    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    let is_id = |c: char| c.is_ascii_hexdigit() || c == '-';
-    if text.is_empty() || !text.chars().all(is_id) {
-        let message = "not an identifier; remove the file to get a new one";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-    }
-    Ok(text)
 }

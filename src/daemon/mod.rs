@@ -28,10 +28,12 @@ use crate::supervisor::Settings;
 use crate::supervisor::Start;
 use crate::supervisor::Supervisor;
 
+mod deliveries;
 mod driver;
 mod harvesters;
 mod herald;
 mod house;
+mod identity;
 mod keeper;
 mod listeners;
 mod outputs;
@@ -42,7 +44,7 @@ use driver::Driver;
 pub use driver::Origin;
 use driver::Sources;
 use house::House;
-pub(crate) use house::passing_identity;
+pub(crate) use identity::passing_identity;
 use receiver::Receiver;
 use signals::Signals;
 

@@ -57,6 +57,8 @@ pub struct Command {
     pub secrets: Vec<(OsString, SecretFrom)>,
     /// Its working directory.
     pub cwd: PathBuf,
+    /// What it reads from standard input: a file, opened with its own rights; `None`: nothing.
+    pub stdin: Option<PathBuf>,
     /// As whom and within which limits.
     pub rights: Rights,
     /// The cgroup that is made for it, if one can be: see [`Cgroups::of_run`].

@@ -86,6 +86,8 @@ pub(super) enum Stage {
     User,
     /// A secret could not be read.
     Secret,
+    /// Its standard input could not be opened.
+    Stdin,
     /// The working directory could not be entered.
     Cwd,
     /// The program could not be executed.
@@ -93,7 +95,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Shim,
         Self::Fork,
         Self::Prepare,
@@ -101,6 +103,7 @@ impl Stage {
         Self::Limit,
         Self::User,
         Self::Secret,
+        Self::Stdin,
         Self::Cwd,
         Self::Exec,
     ];
@@ -327,6 +330,12 @@ fn become_script(
         sys::exit_now(127);
     }
     read_secrets(order, false, &mut secrets)?;
+    if let Some(stdin) = &order.stdin {
+        let opened = File::open(as_path(stdin)).map(OwnedFd::from);
+        opened
+            .and_then(|file| sys::duplicate_onto(&file, 0))
+            .map_err(Failure::at(Stage::Stdin))?;
+    }
     std::env::set_current_dir(as_path(&order.cwd)).map_err(Failure::at(Stage::Cwd))?;
     sys::default_signals();
     let env: Vec<CString> = order.env.iter().cloned().chain(secrets).collect();

@@ -40,6 +40,8 @@ pub(super) struct Become {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) cwd: CString,
+    /// The file that is its standard input.
+    pub(super) stdin: Option<CString>,
     /// The program, then its arguments.
     pub(super) argv: Vec<CString>,
     /// `NAME=value`, secrets that need no file among them.
@@ -57,6 +59,7 @@ pub(super) struct Start {
 pub(super) fn start_bytes(command: &Command) -> Option<Vec<u8>> {
     let mut out = Writer(vec![0; size_of::<u64>()]);
     out.text(command.cwd.as_os_str());
+    out.path(command.stdin.as_deref());
     out.number(1 + command.args.len() as u64);
     out.text(&command.program);
     for arg in &command.args {
@@ -115,11 +118,7 @@ pub(super) fn start_bytes(command: &Command) -> Option<Vec<u8>> {
         out.option(limit);
     }
     out.number(limits.core);
-    let cgroup = command
-        .cgroup
-        .as_deref()
-        .map_or(OsStr::new(""), Path::as_os_str);
-    out.text(cgroup);
+    out.path(command.cgroup.as_deref());
     let mut bytes = out.0;
     let length = bytes.len() - size_of::<u64>();
     if length > START_BYTES_MAX {
@@ -141,6 +140,11 @@ impl Writer {
         self.0.extend_from_slice(text.as_bytes());
     }
 
+    /// A path; none is written as an empty one.
+    fn path(&mut self, path: Option<&Path>) {
+        self.text(path.map_or(OsStr::new(""), Path::as_os_str));
+    }
+
     fn option(&mut self, number: Option<u64>) {
         self.number(u64::from(number.is_some()));
         self.number(number.unwrap_or(0));
@@ -153,6 +157,7 @@ impl Start {
         let mut from = Reader(bytes);
         Some(Self {
             cwd: from.text()?,
+            stdin: from.path()?,
             argv: from.list(Reader::text)?,
             env: from.list(Reader::text)?,
             files: from.list(|from| {
@@ -182,7 +187,7 @@ impl Start {
                 file_size: from.option()?,
                 core: from.number()?,
             },
-            cgroup: Some(from.text()?).filter(|path| !path.is_empty()),
+            cgroup: from.path()?,
         })
     }
 }
@@ -205,6 +210,11 @@ impl Reader<'_> {
         let (text, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         CString::new(text).ok()
+    }
+
+    #[expect(clippy::option_option, reason = "the outer one: not readable")]
+    fn path(&mut self) -> Option<Option<CString>> {
+        Some(Some(self.text()?).filter(|path| !path.is_empty()))
     }
 
     #[expect(clippy::option_option, reason = "the outer one: not readable")]
@@ -242,6 +252,7 @@ mod tests {
                 ("C".into(), SecretFrom::DaemonsFile("/c".into())),
             ],
             cwd: "/".into(),
+            stdin: Some("/i".into()),
             rights: Rights {
                 user: User {
                     uid: 4_000_000_000,
@@ -272,6 +283,7 @@ mod tests {
         assert_eq!(start.user.unwrap().groups, [7, 8]);
         assert_eq!(start.limits, command().rights.limits);
         assert_eq!(start.cgroup.as_deref(), Some(c"/g"));
+        assert_eq!(start.stdin.as_deref(), Some(c"/i"));
         for end in 8..bytes.len() {
             assert_eq!(Start::from_bytes(&bytes[8..end]), None, "{end}");
         }

@@ -30,6 +30,13 @@ pub(super) fn could_not_start(failure: Failure, command: &Command) -> String {
             "it could not become user {user}: {error}; only a daemon of root may start jobs of others"
         ),
         Stage::Secret => refused_secret(failure, &error, command),
+        Stage::Stdin => {
+            let path = command.stdin.as_deref().unwrap_or(Path::new(""));
+            format!(
+                "its input {} cannot be opened by user {user}: {error}",
+                path.display()
+            )
+        }
         Stage::Cwd => format!(
             "its working directory {} cannot be entered by user {user}: {error}",
             command.cwd.display()

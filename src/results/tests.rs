@@ -290,3 +290,105 @@ fn the_age_of_a_result_counts_from_the_end_of_its_run() {
     assert_eq!(swept(31), 0);
     assert_eq!(swept(33), 1);
 }
+
+fn document(home: &Home, run: &RunId) -> serde_json::Value {
+    serde_json::from_slice(&text(home, run, "document.json")).unwrap()
+}
+
+#[test]
+fn a_document_is_the_record_and_the_first_events_and_whole_when_it_appears() {
+    let home = home();
+    let run = RunId::new(T0, 1);
+    let files = start(&home, &run);
+    let mut document_of = home.results.document("disk", &run, None).unwrap();
+    let events = [br#"{"message":"a"}"#.as_slice(), br#"{"message":"b"}"#];
+    document_of.add(events[..1].iter().copied()).unwrap();
+    document_of.add(events[1..].iter().copied()).unwrap();
+    let ended = Ended {
+        counts: Counts {
+            events: 2,
+            ..Counts::default()
+        },
+        ..success()
+    };
+    assert_eq!(files.end(&ended), None);
+    assert!(
+        !OsDisk
+            .list(&home.dir.path().join("results/disk").join(run.as_str()))
+            .unwrap()
+            .iter()
+            .any(|entry| entry.name == "document.json")
+    );
+    document_of.finish().unwrap();
+    let whole = document(&home, &run);
+    assert_eq!(whole["events"][1]["message"], "b");
+    assert_eq!(whole["events_truncated"], false);
+    assert_eq!(whole["run"], run.as_str());
+    assert_eq!(whole["outcome"], "success");
+}
+
+#[test]
+fn a_document_takes_no_event_after_one_that_it_has_no_room_for() {
+    let home = home();
+    let run = RunId::new(T0, 1);
+    let files = start(&home, &run);
+    let mut half = home.results.document("disk", &run, None).unwrap();
+    let large = format!("\"{}\"", "x".repeat(DOCUMENT_BYTES_MAX as usize / 2));
+    let events = [large.as_bytes(), large.as_bytes(), b"{}"];
+    half.add(events.into_iter()).unwrap();
+    half.add([b"{}".as_slice()].into_iter()).unwrap();
+    assert_eq!(files.end(&success()), None);
+    half.finish().unwrap();
+    assert_eq!(document(&home, &run)["events"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_not_delivered_is_found_again_with_its_tries_and_gets_a_document() {
+    let home = home();
+    let runs: Vec<RunId> = (0..5).map(|n| RunId::new(T0, n)).collect();
+    let ended = Ended {
+        counts: Counts {
+            events: 1,
+            ..Counts::default()
+        },
+        ..success()
+    };
+    for run in &runs {
+        let files = start(&home, run);
+        let mut of = home.results.document("disk", run, None).unwrap();
+        of.add([b"{}".as_slice()].into_iter()).unwrap();
+        match run {
+            // Still running, and not delivered by far.
+            _ if *run == runs[4] => continue,
+            _ => assert_eq!(files.end(&ended), None),
+        }
+        if *run != runs[3] {
+            of.finish().unwrap();
+        }
+    }
+    let note = |run: &RunId, state, tries| {
+        let delivery = Delivery {
+            state,
+            tries,
+            ..Delivery::default()
+        };
+        let written = home.results.write_delivery("disk", run, &delivery, None);
+        written.unwrap();
+        assert_eq!(home.results.delivery("disk", run), Some(delivery));
+    };
+    note(&runs[0], DeliveryState::Delivered, 1);
+    note(&runs[1], DeliveryState::Failed, 3);
+    note(&runs[2], DeliveryState::Waiting, 2);
+    let found = home.results.undelivered("disk", None).unwrap();
+    let found: Vec<_> = found.iter().map(|(run, _, tries)| (run, *tries)).collect();
+    assert_eq!(found, [(&runs[2], 2), (&runs[3], 0)]);
+    // Nobody knows whether what the crash left of it was captured.
+    let cut = document(&home, &runs[3]);
+    assert_eq!(cut["events"], serde_json::json!([]));
+    assert_eq!(cut["events_truncated"], true);
+    assert_eq!(
+        home.results.undelivered("none", None).unwrap(),
+        Vec::new(),
+        "a job without results"
+    );
+}

@@ -28,6 +28,7 @@ use crate::process::Watch;
 use crate::queue::Fact;
 use crate::queue::Refused;
 use crate::results;
+use crate::results::Document;
 use crate::results::RunFiles;
 use crate::results::Started;
 use crate::run::Effect;
@@ -37,6 +38,7 @@ use crate::run::Order;
 use crate::run::Outcome;
 use crate::run::Phase;
 use crate::run::Run;
+use crate::runner::Delivery;
 use crate::runner::environment;
 use crate::runner::output::Output;
 use crate::runner::output::Ready;
@@ -417,6 +419,7 @@ impl Driver {
     fn spawn(&mut self) {
         let spec = &self.spec;
         let user = &spec.job.rights.user;
+        let group = (!user.is_own()).then_some(user.gid);
         self.files = self.host.results.as_ref().map(|results| {
             results.start(&Started {
                 job: &spec.job.name,
@@ -424,10 +427,19 @@ impl Driver {
                 generation: &spec.job.generation,
                 trigger: spec.trigger,
                 scheduled_at: spec.scheduled_at,
-                group: (!user.is_own()).then_some(user.gid),
+                group,
                 at: self.started_at,
             })
         });
+        if let (Some(results), Some(_)) = (&self.host.results, &spec.job.on_result) {
+            match results.document(&spec.job.name, &spec.run, group) {
+                Ok(document) => self.output.copy_to(document),
+                Err(note) => {
+                    let (job, run) = (spec.job.name.as_str(), &spec.run);
+                    tracing::warn!(job, %run, note, "the result's document cannot be written");
+                }
+            }
+        }
         match self.start_script() {
             Ok(watch) => self.watch = Some(watch),
             Err(reason) => {
@@ -496,10 +508,17 @@ impl Driver {
         while self.refused.is_none() && !self.uplink.is_empty() {
             self.wait_for_queue().await;
         }
-        if self.refused.is_none() {
-            self.write_result(&ending);
-        }
+        let has_result = self.refused.is_none() && self.write_result(&ending);
+        let to = self.spec.job.on_result.clone();
+        let delivery = to.filter(|_| has_result).map(|to| {
+            Box::new(Delivery {
+                spec: self.spec.clone(),
+                started_at: self.started_at,
+                to,
+            })
+        });
         Ended {
+            delivery,
             run: self.spec.run,
             job: self.spec.job,
             outcome,
@@ -548,10 +567,11 @@ impl Driver {
         self.output.hand_over(&mut self.uplink, vec![fact]);
     }
 
-    fn write_result(&mut self, ending: &Ending) {
+    /// Writes the run's result; whether it has one.
+    fn write_result(&mut self, ending: &Ending) -> bool {
         let counts = self.output.gather().counts();
         let Some(files) = self.files.take() else {
-            return;
+            return false;
         };
         let note = files.end(&results::Ended {
             at: ending.at,
@@ -562,10 +582,13 @@ impl Driver {
             counts,
             captured: self.captured,
         });
-        if let Some(note) = note {
+        // The record must be there: the document ends with it.
+        let document = self.output.copied().map(Document::finish);
+        for note in note.into_iter().chain(document.and_then(Result::err)) {
             let (job, run) = (self.spec.job.name.as_str(), &self.spec.run);
             tracing::warn!(job, %run, note, "the result is not complete");
         }
+        true
     }
 
     /// Why a run ended as it did, in words.

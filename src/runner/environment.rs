@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::job::Cwd;
 use crate::job::Language;
@@ -54,10 +55,6 @@ pub(super) fn command(
 ) -> Result<Command, String> {
     let script = &spec.task.script;
     let own = own_variables(spec, started_at, around.result_dir);
-    let secrets = script.secrets.iter();
-    let secrets = secrets
-        .map(|(name, source)| Ok((name.into(), secret(name, source, around.daemon)?)))
-        .collect::<Result<_, String>>()?;
     let (program, args) = match (spec.trigger.phase(), script.language.installer()) {
         (Phase::Modules, Some(installer)) => (
             around.exe.into(),
@@ -66,15 +63,53 @@ pub(super) fn command(
         _ => program(spec, &own, around.venv),
     };
     Ok(Command {
-        program,
         args,
-        env: environment(spec, own, around),
-        secrets,
         cwd: match script.cwd {
             Cwd::Job => spec.job.folder.clone(),
             Cwd::State => spec.state_dir.clone(),
         },
+        ..of_job(spec, program, own, around.venv, around.daemon)?
+    })
+}
+
+/// The command of the plugin in the file `program`, which reads the file `document`: the script's
+/// environment without its modules, and the working directory that outlives generations.
+///
+/// # Errors
+/// As of [`command`].
+pub(super) fn plugin(
+    spec: &Spec,
+    started_at: Timestamp,
+    program: PathBuf,
+    document: PathBuf,
+    daemon: &BTreeMap<OsString, OsString>,
+) -> Result<Command, String> {
+    let own = own_variables(spec, started_at, document.parent());
+    Ok(Command {
+        stdin: Some(document),
+        ..of_job(spec, program.into(), own, None, daemon)?
+    })
+}
+
+/// What everything that a job starts has: its rights, its environment, its secrets.
+fn of_job(
+    spec: &Spec,
+    program: OsString,
+    own: BTreeMap<&'static str, OsString>,
+    venv: Option<&Path>,
+    daemon: &BTreeMap<OsString, OsString>,
+) -> Result<Command, String> {
+    let secrets = spec.task.script.secrets.iter();
+    Ok(Command {
+        program,
+        args: Vec::new(),
+        env: environment(spec, own, venv, daemon),
+        secrets: secrets
+            .map(|(name, source)| Ok((name.into(), secret(name, source, daemon)?)))
+            .collect::<Result<_, String>>()?,
+        cwd: spec.state_dir.clone(),
         rights: spec.job.rights.clone(),
+        stdin: None,
         cgroup: None,
     })
 }
@@ -160,7 +195,8 @@ fn own_variables(
 fn environment(
     spec: &Spec,
     own: BTreeMap<&'static str, OsString>,
-    around: Surroundings<'_>,
+    venv: Option<&Path>,
+    daemon: &BTreeMap<OsString, OsString>,
 ) -> Vec<(OsString, OsString)> {
     let script = &spec.task.script;
     let given: Vec<(OsString, OsString)> = script
@@ -194,7 +230,7 @@ fn environment(
         .chain(script.pass_env.iter().map(String::as_str))
         .map(OsStr::new);
     for name in passed {
-        if let Some(value) = around.daemon.get(name).filter(|value| !value.is_empty()) {
+        if let Some(value) = daemon.get(name).filter(|value| !value.is_empty()) {
             env.insert(name.to_owned(), value.clone());
         }
     }
@@ -203,7 +239,7 @@ fn environment(
         env.insert("HOME".into(), spec.state_dir.clone().into());
     }
     env.extend(given);
-    if let Some(venv) = around.venv {
+    if let Some(venv) = venv {
         let mut path = venv.join("bin").into_os_string();
         if let Some(others) = env.get(OsStr::new("PATH")) {
             path.push(":");

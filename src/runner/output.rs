@@ -25,6 +25,8 @@ use crate::event::Stream;
 use crate::job::Capture;
 use crate::job::Format;
 use crate::queue::Fact;
+use crate::queue::Portion;
+use crate::results::Document;
 use crate::runner::log_lines::LogLines;
 use crate::runner::uplink::Uplink;
 use crate::source::gather::Gather;
@@ -86,6 +88,8 @@ pub(super) struct Output {
     stdout: Pipe,
     stderr: Pipe,
     gather: Gather,
+    /// Where the first events are written down for the job's plugin.
+    document: Option<Document>,
     log: LogLines,
     pool: Pool,
     /// What the pool gave for what is gathered.
@@ -122,6 +126,7 @@ impl Output {
             stdout,
             stderr,
             gather,
+            document: None,
             log: LogLines::new(job),
             pool,
             room: None,
@@ -138,6 +143,16 @@ impl Output {
     pub(super) fn open(&mut self, stdout: Receiver, stderr: Receiver) {
         self.stdout.receiver = Some(stdout);
         self.stderr.receiver = Some(stderr);
+    }
+
+    /// Writes the events that are handed over from now on into `document` too.
+    pub(super) fn copy_to(&mut self, document: Document) {
+        self.document = Some(document);
+    }
+
+    /// The document that was written; only once.
+    pub(super) fn copied(&mut self) -> Option<Document> {
+        self.document.take()
     }
 
     /// Whether the script's output waits for us.
@@ -310,6 +325,11 @@ impl Output {
         let mut portion = self.gather.take();
         portion.facts = facts;
         self.first_at = None;
+        if let Some(document) = &mut self.document
+            && let Err(note) = document.add(printed(&portion))
+        {
+            tracing::warn!(note, "the result's document is not complete");
+        }
         let room = self.settle_room(portion.frames.bytes().len());
         uplink.push(portion, room);
     }
@@ -487,6 +507,16 @@ impl Pipe {
             }
         }
     }
+}
+
+/// The events of a portion that a script's lines became; the record of a run says what its own do.
+fn printed(portion: &Portion) -> impl Iterator<Item = &[u8]> {
+    let parts = portion.parts.iter();
+    let streams = parts.flat_map(|part| std::iter::repeat_n(part.stream, part.count as usize));
+    let events = streams.zip(portion.frames.payloads());
+    events
+        .filter(|(stream, _)| *stream != Stream::Run)
+        .map(|(_, event)| event)
 }
 
 /// The beginning of `bytes` that costs at most a batch when each of its lines is an event, and

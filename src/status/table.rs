@@ -396,6 +396,13 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
     lines.extend(broken.map(|why| format!("queue: {why}")));
     for job in &status.jobs {
         file_problems(&mut lines, job);
+        delivery_problems(&mut lines, job);
+    }
+    let dropped = status.totals.deliveries.dropped;
+    if dropped > 0 {
+        lines.push(format!(
+            "{dropped} results wait for the next start of the daemon: too many were to be handed to plugins"
+        ));
     }
     let of_jobs = status.jobs.iter().flat_map(|job| &job.problems);
     lines.extend(of_jobs.map(ToString::to_string));
@@ -406,6 +413,22 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
     line(out, &painted("problems:", Paint::Bad, look));
     for text in lines {
         line(out, &format!("  {}", printable(&text)));
+    }
+}
+
+fn delivery_problems(lines: &mut Vec<String>, job: &Job) {
+    let Some(told) = &job.on_result else { return };
+    let (name, plugin, counts) = (&job.name, &told.plugin, &told.counts);
+    if let Some(why) = &told.last_error {
+        lines.push(format!(
+            "results of {name}: plugins/{plugin} failed: {why} ({} waiting, {} given up); see on_result.json and on_result.log in results/{name}/latest",
+            counts.waiting, counts.failed
+        ));
+    } else if counts.failed > 0 {
+        lines.push(format!(
+            "results of {name}: {} were given up, as plugins/{plugin} failed; see on_result.json in results/{name}",
+            counts.failed
+        ));
     }
 }
 

@@ -27,6 +27,7 @@ fn sample() -> Status {
             acked_events: 1000,
             waiting_events: 200,
             lost_events: 0,
+            deliveries: Deliveries::NONE,
             sources: Counters {
                 framed: 1190,
                 created: 10,
@@ -84,6 +85,16 @@ fn sample() -> Status {
             },
             captured_events: 1200,
             files: None,
+            on_result: Some(OnResult {
+                plugin: "webhook".to_owned(),
+                counts: Deliveries {
+                    delivered: 1,
+                    retried: 4,
+                    failed: 2,
+                    ..Deliveries::NONE
+                },
+                last_error: Some("exit code 3".to_owned()),
+            }),
             skipped_ticks: 4,
             waiting_runs: 0,
             restarts: 0,
@@ -114,7 +125,9 @@ fn the_json_names_are_stable() {
         },
         "totals": {
             "captured_events": 1200, "acked_events": 1000, "waiting_events": 200,
-            "lost_events": 0, "sources": {
+            "lost_events": 0,
+            "deliveries": { "waiting": 0, "delivered": 0, "retried": 0, "failed": 0, "dropped": 0 },
+            "sources": {
                 "framed": 1190, "created": 10, "bytes_read": 5000, "bytes_framed": 5000,
                 "bytes_cut": 0, "lines_cut": 0,
             },
@@ -144,6 +157,10 @@ fn the_json_names_are_stable() {
                 "interrupted": 0, "could_not_start": 0,
             },
             "captured_events": 1200, "skipped_ticks": 4,
+            "on_result": {
+                "plugin": "webhook", "waiting": 0, "delivered": 1, "retried": 4, "failed": 2,
+                "dropped": 0, "last_error": "exit code 3",
+            },
             "waiting_runs": 0, "restarts": 0, "stretch": 1, "preparation": null, "overdue": false,
             "user": "idp", "notes": ["limits.cpu is not enforced: no controller"],
             "problems": [{
@@ -179,6 +196,7 @@ notes:
   disk: limits.cpu is not enforced: no controller
 
 problems:
+  results of disk: plugins/webhook failed: exit code 3 (0 waiting, 2 given up); see on_result.json and on_result.log in results/disk/latest
   jobs/disk/job.toml:12:9: schedule.every: `30\\u{1b}[31m` is not a duration; write one like 30s
 ";
     assert_eq!(text, expected);

@@ -78,6 +78,7 @@ impl Supervisor {
             captured_events: 0,
             source: None,
             files: None,
+            on_result: None,
             skipped_ticks: view.map_or(0, |view| view.skipped),
             waiting_runs: view.map_or(0, |view| view.waiting),
             restarts: view.map_or(0, |view| view.restarts),

@@ -72,6 +72,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
             stderr: capture,
         })),
         route: Route::default(),
+        on_result: None,
         keep: Keep {
             runs: 50,
             age: MINUTE,
@@ -196,6 +197,7 @@ impl Rig {
             started_at: Timestamp(BEGIN),
             at: self.now().wall,
             took: Duration::from_millis(self.at),
+            delivery: None,
         }));
         self.started()
     }

@@ -15,6 +15,7 @@ mod fuzz;
 mod harness;
 mod library;
 mod life;
+mod plugins;
 mod policy;
 mod process;
 mod race;

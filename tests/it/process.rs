@@ -40,6 +40,7 @@ fn command(program: &str, args: &[&str]) -> Command {
         secrets: Vec::new(),
         cwd: PathBuf::from("/"),
         rights: Rights::own(),
+        stdin: None,
         cgroup: None,
     }
 }

@@ -94,6 +94,7 @@ fn bench(script: &str) -> Bench {
         task: None,
         receive: None,
         route: Route::to(vec!["lumberjack".into()]),
+        on_result: None,
         keep: Keep {
             runs: 50,
             age: Duration::from_secs(1000),

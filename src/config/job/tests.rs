@@ -921,3 +921,28 @@ fn what_is_wrong_with_files_is_told_where_it_stands_with_an_example() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn a_plugin_is_named_by_the_job_or_by_the_defaults_and_can_be_left_out() {
+    let told = |text: &str, behind: &str| {
+        let job = load_bytes(text.as_bytes(), &defaults(behind)).unwrap();
+        job.on_result.map(|to| (to.plugin, to.timeout.as_secs()))
+    };
+    let all = "[defaults.results]\non_result = 'webhook'\non_result_timeout = '5s'\n";
+    let own = |name: &str| format!("{SMALL}[results]\non_result = '{name}'\n");
+    assert_eq!(told(SMALL, ""), None);
+    assert_eq!(told(&own("mine"), ""), Some(("mine".to_owned(), 30)));
+    assert_eq!(told(SMALL, all), Some(("webhook".to_owned(), 5)));
+    assert_eq!(told(&own("mine"), all), Some(("mine".to_owned(), 5)));
+    assert_eq!(told(&own(""), all), None);
+    // Nobody is told of runs that there are not.
+    let files = "[[files]]\npaths = [\"/a/*\"]\n";
+    assert_eq!(told(files, all), None);
+    let said = problems(&format!("{files}[results]\non_result = 'webhook'\n"));
+    assert!(said[0].contains("nothing runs"), "{said:?}");
+    let said = problems(&own("plugins/mine"));
+    assert!(
+        said[0].starts_with("jobs/idp/job.toml:6:13: results.on_result: `plugins/mine` cannot be"),
+        "{said:?}"
+    );
+}

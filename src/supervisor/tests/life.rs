@@ -48,6 +48,7 @@ impl Rig {
             started_at: Timestamp(BEGIN),
             at: self.now().wall,
             took: Duration::ZERO,
+            delivery: None,
         }));
         self.started()
     }
