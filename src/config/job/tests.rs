@@ -16,6 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
+mod defaults;
+
 /// Every key of this step.
 const WHOLE: &str = r#"description = "Failed logins from ${HOST}"
 enabled = false
