@@ -48,7 +48,7 @@ impl Pressure {
     pub(super) fn paused(&self) -> Option<String> {
         if let Some(why) = &self.broken {
             return Some(format!(
-                "schedules are paused: the queue cannot be written: {why}"
+                "schedules are paused, and scripts wait with what they print: {why}"
             ));
         }
         if let Some(percent) = self.full {

@@ -48,9 +48,9 @@ fn logged(spool: &Spool, line: &str) -> Option<String> {
     Some(line.to_owned())
 }
 
-/// Scriptable Beat's third defect: lines printed together sat in a buffer until more came.
+/// Lines printed together sat in a buffer until more came.
 #[test]
-fn lines_before_a_pause_do_not_wait_for_the_lines_after_it() {
+fn defect_03_lines_before_a_pause_do_not_wait_for_the_lines_after_it() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
     // The second half is printed only when the first has arrived.
@@ -74,9 +74,30 @@ fn lines_before_a_pause_do_not_wait_for_the_lines_after_it() {
     assert_eq!(messages(&lines()), ["A", "B", "C", "D"]);
 }
 
-/// Scriptable Beat's fifth defect: output that nobody wanted was not read, and the script hung.
+/// A line without its end held up both streams.
 #[test]
-fn output_that_goes_nowhere_does_not_block_the_script() {
+fn defect_04_half_a_line_holds_up_no_other_stream() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let go = spool.root().join("go");
+    let script = format!(
+        "printf 'half a '\necho one >&2; echo two >&2\nwhile [ ! -e {0} ]; do sleep 0.02; done\necho line\n",
+        go.display()
+    );
+    spool.job("job", ONCE, "job.sh", &script);
+    spool.start();
+    wait_until(SOON, "the other stream arrives", || {
+        logstash.lines("job") == ["one", "two"]
+    });
+    fs::write(&go, "").unwrap();
+    wait_until(SOON, "and then the whole line", || {
+        logstash.lines("job") == ["one", "two", "half a line"]
+    });
+}
+
+/// Output that nobody wanted was not read, and the script hung. Acceptance case E: 200 KiB.
+#[test]
+fn defect_05_output_that_goes_nowhere_does_not_block_the_script() {
     let (_spool, events) = captured(
         "[capture.stdout]\nto = []\n",
         "head -c 204800 /dev/zero | tr '\\0' x\necho\necho done >&2\n",
@@ -84,14 +105,19 @@ fn output_that_goes_nowhere_does_not_block_the_script() {
     assert_eq!(messages(&events), ["done"]);
 }
 
+/// Acceptance case D: stderr to errors and the own log, stdout to the log or ignored, each by itself, and
+/// everything and nothing for both.
 #[test]
-fn each_stream_goes_to_events_errors_the_log_or_nowhere() {
+fn acceptance_d_each_stream_goes_to_events_errors_the_log_or_nowhere() {
     let script = "echo from stdout; echo from stderr >&2\n";
     for (stdout, stderr) in [
         ("[]", "[]"),
         ("['events']", "['errors']"),
         ("['log']", "['log']"),
+        ("['log']", "['errors', 'log']"),
+        ("[]", "['errors', 'log']"),
         ("['events', 'log']", "['errors', 'log']"),
+        ("['events', 'errors', 'log']", "['events', 'errors', 'log']"),
         ("['events', 'errors', 'log']", "['events']"),
     ] {
         let capture = format!("[capture.stdout]\nto = {stdout}\n[capture.stderr]\nto = {stderr}\n");

@@ -93,8 +93,9 @@ fn files_are_read_as_they_grow_and_every_line_comes_once_over_a_kill() {
     );
 }
 
+/// Clean-up did not wait for the ACK, so a send that failed lost the file.
 #[test]
-fn a_file_is_deleted_only_after_the_server_has_acknowledged_its_last_line() {
+fn defect_08_a_file_is_deleted_only_after_the_server_has_acknowledged_its_last_line() {
     let logstash = Logstash::new(Keep::Events);
     logstash.answer(Mode::Never);
     let mut spool = Spool::new(logstash.port());
@@ -291,4 +292,147 @@ fn an_edit_of_the_job_goes_on_where_the_former_one_was() {
     assert_eq!(ids.len(), distinct.len());
     let firsts = lines(&logstash).iter().filter(|line| *line == "1").count();
     assert_eq!(firsts, 1);
+}
+
+/// A file was cleaned up when it had not grown for a moment: also one that a slow writer still had open, and
+/// an empty one at first sight.
+#[test]
+fn defect_09_a_file_that_is_still_open_for_writing_and_an_empty_one_are_not_cleaned_up() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "*", "after_ack = \"delete\"\n");
+    let (open, empty) = (folder.join("open"), folder.join("empty"));
+    let mut writer = File::create(&open).unwrap();
+    writer.write_all(b"1\n").unwrap();
+    drop(File::create(&empty).unwrap());
+    append(&folder.join("closed-1"), "2\n");
+    spool.start();
+    let goes = |path: &Path| wait_until(SOON, "it is cleaned up", || !path.exists());
+    goes(&folder.join("closed-1"));
+    // One that comes later and is cleaned up says that the others had their time.
+    append(&folder.join("closed-2"), "3\n");
+    goes(&folder.join("closed-2"));
+    assert!(open.exists() && empty.exists());
+    writer.write_all(b"4\n").unwrap();
+    append(&folder.join("closed-3"), "5\n");
+    goes(&folder.join("closed-3"));
+    assert!(open.exists() && empty.exists());
+    drop(writer);
+    goes(&open);
+    append(&empty, "6\n");
+    goes(&empty);
+    spool.stop();
+    assert_eq!(sorted(lines(&logstash)), ["1", "2", "3", "4", "5", "6"]);
+}
+
+/// A file was known by its path: another one of that name that was larger was read from the old offset, a
+/// smaller one made everything come again.
+#[test]
+fn defect_10_another_file_of_the_same_name_is_read_from_its_beginning_and_nothing_comes_twice() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "a.log", "");
+    let path = folder.join("a.log");
+    let rotate = |text: &str| {
+        let fresh = folder.join("fresh");
+        append(&fresh, text);
+        fs::rename(&fresh, &path).unwrap();
+    };
+    append(&path, "1\n2\n");
+    spool.start();
+    wait_until(SOON, "the first arrives", || lines(&logstash).len() == 2);
+    rotate("3, which is longer\n4\n5\n");
+    wait_until(SOON, "a larger one does", || lines(&logstash).len() == 5);
+    rotate("6\n");
+    wait_until(SOON, "and a smaller one", || lines(&logstash).len() == 6);
+    spool.kill();
+    rotate("7, of the time without a daemon\n8\n");
+    spool.start();
+    wait_until(SOON, "and one that came meanwhile", || {
+        lines(&logstash).len() >= 8
+    });
+    append(&path, "9\n");
+    wait_until(SOON, "which is read on", || lines(&logstash).len() >= 9);
+    spool.stop();
+    let wanted = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let lines = lines(&logstash);
+    let firsts: Vec<&str> = lines.iter().map(|line| &line[..1]).collect();
+    assert_eq!(firsts, wanted, "{lines:?}");
+}
+
+/// A last line without its end was one event, and its rest another.
+#[test]
+fn defect_11_a_line_that_is_written_in_two_pieces_is_one_event() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "*", "partial_timeout = \"10m\"\n");
+    append(&folder.join("a"), "one ha");
+    append(&folder.join("b"), "other\n");
+    spool.start();
+    wait_until(SOON, "the other file arrives", || {
+        lines(&logstash) == ["other"]
+    });
+    append(&folder.join("a"), "lf\n");
+    wait_until(SOON, "the line arrives", || lines(&logstash).len() > 1);
+    append(&folder.join("b"), "last\n");
+    wait_until(SOON, "a later one too", || lines(&logstash).len() > 2);
+    spool.stop();
+    assert_eq!(lines(&logstash), ["other", "one half", "last"]);
+}
+
+/// Bytes that are not UTF-8 ended the look at all files, so those behind this one starved.
+#[test]
+fn defect_12_bytes_that_are_not_utf_8_are_marked_and_no_other_file_starves() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "*", "");
+    fs::write(folder.join("a"), b"bad \xff\xfe\ngood\n").unwrap();
+    append(&folder.join("b"), "behind it\n");
+    spool.start();
+    wait_until(SOON, "all of it arrives", || lines(&logstash).len() == 3);
+    append(&folder.join("c"), "new\n");
+    wait_until(SOON, "and a new file", || lines(&logstash).len() == 4);
+    spool.stop();
+    let texts = sorted(lines(&logstash));
+    assert_eq!(texts, ["bad \u{fffd}\u{fffd}", "behind it", "good", "new"]);
+    let events = logstash.events("logs");
+    let bad = events.iter().find(|event| event["message"] == texts[0]);
+    let flags = bad.unwrap()["log"]["flags"].clone();
+    assert_eq!(flags, serde_json::json!(["invalid_utf8"]));
+}
+
+/// Positions were written in place, and a damaged file of them sent everything again.
+#[test]
+fn defect_13_damaged_state_and_a_kill_send_no_line_again_and_lose_none() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "*", "");
+    append(&folder.join("a"), "1\n2\n");
+    spool.start();
+    wait_until(SOON, "it arrives", || lines(&logstash).len() == 2);
+    // Makes a checkpoint, and moves the cursor behind all of it.
+    spool.stop();
+    let queue = spool.root().join("queue");
+    let mut damaged = 0;
+    for entry in fs::read_dir(&queue).unwrap().flatten() {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("checkpoint")
+        {
+            damaged += 1;
+            fs::write(entry.path(), "{").unwrap();
+        }
+    }
+    assert!(damaged > 0);
+    append(&folder.join("a"), "3\n");
+    spool.start();
+    wait_until(SOON, "what is new arrives", || lines(&logstash).len() > 2);
+    spool.stop();
+    assert!(spool.said_of("checkpoint is damaged") > 0, "it is told");
+    append(&folder.join("a"), "4\n");
+    spool.start();
+    wait_until(SOON, "and later lines", || lines(&logstash).len() > 3);
+    spool.stop();
+    assert_eq!(lines(&logstash), ["1", "2", "3", "4"]);
 }

@@ -60,6 +60,15 @@ pub(crate) fn wait_until(deadline: Duration, what: &str, mut check: impl FnMut()
 pub(crate) struct Spool {
     folder: tempfile::TempDir,
     daemon: Option<Child>,
+    /// As whom the binary runs, if not as the tests.
+    user: Option<User>,
+}
+
+/// A user that the binary runs as, and a copy of the binary that this user may read.
+#[derive(Debug)]
+struct User {
+    id: u32,
+    binary: PathBuf,
 }
 
 impl Spool {
@@ -84,6 +93,7 @@ impl Spool {
         let spool = Self {
             folder,
             daemon: None,
+            user: None,
         };
         fs::create_dir_all(spool.root().join("jobs")).unwrap();
         spool.settings(settings);
@@ -132,7 +142,8 @@ impl Spool {
             .append(true)
             .open(self.log())
             .unwrap();
-        let daemon = spoolbeat()
+        let daemon = self
+            .binary()
             .arg("run")
             .arg(self.root())
             .envs(environment.iter().copied())
@@ -190,7 +201,8 @@ impl Spool {
 
     /// What `status --json` says; null while no daemon answers.
     pub(crate) fn status(&self) -> Value {
-        let output = spoolbeat()
+        let output = self
+            .binary()
             .arg("status")
             .arg(self.root())
             .arg("--json")
@@ -210,7 +222,7 @@ impl Spool {
 
     /// Runs another command of the binary to its end; `args` come with the root where they need it.
     pub(crate) fn command(&self, args: &[&str]) -> Output {
-        spoolbeat()
+        self.binary()
             .args(args)
             .current_dir(self.root())
             .output()
@@ -253,6 +265,30 @@ impl Spool {
     pub(crate) fn open_to_users(&self) {
         let way = fs::Permissions::from_mode(0o711);
         fs::set_permissions(self.folder.path(), way).unwrap();
+    }
+
+    /// Gives all that is there to a user and lets the binary run as that user from here on; needs root.
+    pub(crate) fn give_to(&mut self, id: u32) {
+        let binary = self.folder.path().join("spoolbeat");
+        fs::copy(env!("CARGO_BIN_EXE_spoolbeat"), &binary).unwrap();
+        let given = Command::new("chown")
+            .args(["-R", &format!("{id}:{id}")])
+            .arg(self.folder.path())
+            .status()
+            .unwrap();
+        assert!(given.success());
+        self.user = Some(User { id, binary });
+    }
+
+    fn binary(&self) -> Command {
+        let Some(user) = &self.user else {
+            return spoolbeat();
+        };
+        let mut command = Command::new(&user.binary);
+        command.env_remove("SPOOLBEAT_ROOT").stdin(Stdio::null());
+        std::os::unix::process::CommandExt::uid(&mut command, user.id);
+        std::os::unix::process::CommandExt::gid(&mut command, user.id);
+        command
     }
 
     /// The process id of the daemon.

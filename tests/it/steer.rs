@@ -213,6 +213,134 @@ fn reload_takes_over_what_it_can_and_names_the_rest() {
 }
 
 #[test]
+fn sighup_takes_over_the_defaults_names_what_needs_a_restart_and_drops_a_broken_file() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let every = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"200ms\"\n";
+    spool.job("hello", every, "job.sh", "echo hello\n");
+    spool.job(
+        "own",
+        &format!("tags = [\"own\"]\n{every}"),
+        "job.sh",
+        "echo own\n",
+    );
+    spool.start();
+    let pid = spool.pid();
+    // The newest line of a job, with its tags.
+    let tags = |job: &str| {
+        let mut events = logstash.events(job);
+        events.retain(|event| event["message"] == job || event["message"] == "hello");
+        events.pop().map(|event| event["tags"].clone())
+    };
+    let newest = |job: &str, tag: &str| {
+        wait_until(SOON, &format!("{job} has the tag {tag:?}"), || {
+            tags(job).is_some_and(|tags| tags[0].as_str().unwrap_or_default() == tag)
+        });
+    };
+    newest("hello", "");
+    newest("own", "own");
+    let file = spool.root().join("spoolbeat.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let edit = |text: &str| {
+        fs::write(&file, format!("{before}{text}")).unwrap();
+        crate::harness::signal("HUP", pid);
+    };
+    edit("[defaults]\ntags = [\"first\"]\n[queue]\nflush = \"50ms\"\n");
+    newest("hello", "first");
+    newest("own", "own");
+    let left = "what changed in [queue] holds from the next start";
+    wait_until(SOON, "what needs a restart is named", || {
+        spool.said_of(left) == 1
+    });
+    edit("[defaults]\ntags = [\"second\"]\nscript.timeuot = \"1s\"\n");
+    wait_until(SOON, "the broken file is reported", || {
+        spool.said_of("the former settings hold") == 1
+    });
+    let problems = spool.status()["daemon"]["settings_problems"].clone();
+    let problem = problems[0].to_string();
+    assert!(
+        problem.contains("timeuot") && problem.contains("`timeout`"),
+        "{problem}"
+    );
+    let count = logstash.events("hello").len();
+    wait_until(SOON, "more runs come", || {
+        logstash.events("hello").len() > count + 6
+    });
+    assert_eq!(tags("hello").unwrap()[0], "first", "nothing has changed");
+    edit("[defaults]\ntags = [\"third\"]\n[queue]\nflush = \"50ms\"\n");
+    newest("hello", "third");
+    let problems = spool.status()["daemon"]["settings_problems"].clone();
+    assert_eq!(problems, serde_json::json!([]));
+    assert_eq!(spool.status()["daemon"]["pid"], pid, "the same daemon");
+    spool.stop();
+}
+
+#[test]
+fn a_daemon_of_an_ordinary_user_does_all_of_it() {
+    /// `nobody` on every Linux.
+    const NOBODY: u32 = 65534;
+    if crate::harness::needs_root("a_daemon_of_an_ordinary_user_does_all_of_it") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.open_to_users();
+    let source = spool.root().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a.log"), "from a file\n").unwrap();
+    let toml = format!(
+        "[script]\nrun = \"job.sh\"\nlimits = {{ open_files = 64, memory = \"200MiB\" }}\n[schedule]\nevery = \"1h\"\n[[files]]\npaths = [\"{}/*.log\"]\nscan = \"200ms\"\nquiet = \"200ms\"\nafter_ack = \"delete\"\n",
+        source.display()
+    );
+    let script = "id -u; echo error >&2; touch \"$SPOOLBEAT_STATE_DIR/mine\"\n";
+    spool.job("job", &toml, "job.sh", script);
+    spool.job("kept", KEPT, "job.sh", "echo $$; sleep 1000\n");
+    spool.give_to(NOBODY);
+    let check = spool.command(&["check"]);
+    assert_eq!(code(&check), 0, "{}", said(&check));
+    let made = spool.command(&["new", "fresh", "--language", "sh"]);
+    assert_eq!(code(&made), 0, "{}", said(&made));
+    spool.start();
+    let messages = |job: &str| {
+        let events = logstash.events(job);
+        let messages: Vec<String> = events
+            .iter()
+            .map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        messages
+    };
+    wait_until(SOON, "the script's lines and the file's arrive", || {
+        let messages = messages("job");
+        ["65534", "error", "from a file"]
+            .iter()
+            .all(|line| messages.iter().any(|message| message == line))
+    });
+    wait_until(SOON, "the file is cleaned up after its ACK", || {
+        !source.join("a.log").exists()
+    });
+    wait_until(SOON, "the result is there", || {
+        spool.latest_result("job", "stdout") == "65534\n"
+    });
+    assert_eq!(spool.job_status("job")["user"], "65534");
+    let again = spool.command(&["trigger", "job", "--wait"]);
+    assert_eq!(code(&again), 0, "{}", said(&again));
+    spool.settings("[defaults]\ntags = [\"new\"]\n");
+    let reload = spool.command(&["reload"]);
+    assert_eq!(code(&reload), 0, "{}", said(&reload));
+    let verify = spool.command(&["queue", "verify"]);
+    assert_eq!(code(&verify), 0, "{}", said(&verify));
+    await_state(&spool, "kept", "running");
+    wait_until(SOON, "it says who it is", || {
+        !logstash.lines("kept").is_empty()
+    });
+    assert!(crate::harness::lives(&logstash.lines("kept")[0]));
+    spool.stop();
+    let pid = logstash.lines("kept").pop().unwrap();
+    assert!(!crate::harness::lives(&pid), "{pid}");
+    assert_eq!(spool.last_words()["labels"]["waiting_events"], 0);
+}
+
+#[test]
 fn heartbeats_and_overdue_jobs_are_events_and_the_accounts_hold() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
