@@ -125,18 +125,18 @@ impl Deliveries {
                     self.shared.find(Arc::clone(job));
                 }
             }
-            Change::Loaded(job) => {
-                locked(&self.shared.left).jobs.remove(&job.name);
-            }
-            Change::Removed { job } => {
-                locked(&self.shared.left).jobs.remove(job);
-                locked(&self.shared.plan).forget(job);
-            }
+            Change::Loaded(job) => self.forget(&job.name),
+            Change::Removed { job } => self.forget(job),
             Change::Refused { .. }
             | Change::Unreadable { .. }
             | Change::Readable
             | Change::Complete => {}
         }
+    }
+
+    fn forget(&self, job: &str) {
+        locked(&self.shared.left).jobs.remove(job);
+        locked(&self.shared.plan).forget(job);
     }
 
     /// What `status` says of a job; `None` for one that tells nobody.
@@ -198,6 +198,11 @@ impl Shared {
         let (delivery, tries) = (item.what.clone(), item.tries);
         let verdict = locked(&self.plan).tried(item, tried.done.clone(), clock::tick());
         self.note(&delivery, tries, tried, verdict);
+        let job = &delivery.spec.job.name;
+        if !locked(&self.left).jobs.contains_key(job) {
+            // It went while its result was on the way.
+            locked(&self.plan).forget(job);
+        }
     }
 
     /// Looks for what former daemons left of a job, once the end of one of its runs is recorded that

@@ -22,6 +22,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// at the limit further ones are dropped, counted, and tried by the next start of the daemon.
 pub(super) const WAITING_MAX: usize = 1_000;
 
+/// Of those, of one job: a plugin that hangs must not take the places of all others.
+pub(super) const WAITING_OF_JOB_MAX: u64 = 100;
+
 /// Plugins that run at a time: of all jobs together, and one of each job, so that one which hangs
 /// keeps only its own job's results waiting.
 pub(super) const TOGETHER_MAX: usize = 8;
@@ -79,8 +82,9 @@ impl<T> Plan<T> {
 
     /// Takes a result that was tried `tries` times before; whether it is taken.
     pub(super) fn offer(&mut self, job: &str, what: T, tries: u32, now: Tick) -> bool {
+        let is_full = self.waiting.len() >= WAITING_MAX || self.waits(job) >= WAITING_OF_JOB_MAX;
         let account = self.accounts.entry(job.to_owned()).or_default();
-        if self.waiting.len() >= WAITING_MAX {
+        if is_full {
             account.counts.dropped += 1;
             return false;
         }
@@ -258,12 +262,19 @@ mod tests {
     #[test]
     fn what_is_more_than_the_bound_is_dropped_and_counted() {
         let mut plan = Plan::new();
-        for n in 0..WAITING_MAX {
-            assert!(plan.offer("disk", n, 0, Tick(0)));
+        let all = WAITING_MAX as u64;
+        for n in 0..all {
+            let job = format!("job{}", n / WAITING_OF_JOB_MAX);
+            assert!(plan.offer(&job, n, 0, Tick(0)));
+            if (n + 1) % WAITING_OF_JOB_MAX == 0 {
+                assert!(!plan.offer(&job, n, 0, Tick(0)), "all of one job");
+            }
         }
-        assert!(!plan.offer("disk", 0, 0, Tick(0)));
-        assert_eq!(plan.totals().dropped, 1);
-        assert_eq!(plan.totals().waiting, WAITING_MAX as u64);
+        assert_eq!(plan.of_job("job0").0.dropped, 1);
+        assert!(!plan.offer("other", 0, 0, Tick(0)), "all of all jobs");
+        assert_eq!(plan.of_job("other").0.dropped, 1);
+        assert_eq!(plan.totals().dropped, all / WAITING_OF_JOB_MAX + 1);
+        assert_eq!(plan.totals().waiting, all);
     }
 
     #[test]
