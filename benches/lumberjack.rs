@@ -42,6 +42,7 @@ use spoolbeat::protocol::frame::compressed_window;
 use spoolbeat::queue::batch::deflate;
 use spoolbeat::queue::record::StoredEvents;
 use spoolbeat::window::Builder;
+use spoolbeat::window::Format;
 use spoolbeat::window::Limits;
 use spoolbeat::window::WINDOW_BYTES_MAX;
 use spoolbeat::window::Window;
@@ -200,7 +201,7 @@ async fn send(
     };
     let mut session = Session::new(settings, clock::tick());
     let mut builder = Builder::new(Limits {
-        version: Version::V2,
+        format: Format::V2,
         bytes: WINDOW_BYTES_MAX,
         events: u32::try_from(WINDOW).unwrap(),
         compression_level: level,

@@ -187,7 +187,7 @@ pub(crate) fn frame(input: &[u8]) {
         events: 8,
         bytes: 1_000,
         compression_level: u32::from(how % 10),
-        version,
+        format: version.into(),
     });
     let (mut frames, mut expected) = (Frames::default(), Vec::new());
     for text in rest.chunks(1 + usize::from(*length)) {

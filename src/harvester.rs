@@ -109,6 +109,7 @@ pub fn setup(job: &Job, home: &Path, host: &Host, seed: u64) -> Setup {
         fields: job.fields.clone(),
         user: job.rights.user.clone(),
         route: job.route.clone(),
+        waits_for: job.waits_for.clone(),
         identity: host.identity.clone(),
         limits: host.limits,
         slots: host.slots.of_another_job(),

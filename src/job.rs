@@ -66,6 +66,8 @@ pub struct Job {
     pub files: Vec<Files>,
     /// The outputs that get its events.
     pub route: Route,
+    /// Those of them that the clean-up of its files waits for.
+    pub waits_for: Vec<String>,
     /// How many results are kept.
     pub keep: Keep,
     /// Who is told of each result.

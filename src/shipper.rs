@@ -8,10 +8,11 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::event::Ack;
 use crate::lumberjack::connection::Broken;
 use crate::lumberjack::connection::Cause;
 use crate::queue::cursor::Cursor;
-use crate::sink::lumberjack::Settings;
+use crate::sink::Plan;
 use crate::window::Window;
 
 mod doubt;
@@ -68,6 +69,8 @@ pub enum Input<'a> {
     Received(usize, &'a [u8]),
     /// Bytes could be written to it.
     Wrote(usize),
+    /// The window that was sent is where it belongs.
+    Took(usize),
     /// The queue has grown.
     Captured,
     /// A load is done.
@@ -145,7 +148,7 @@ enum Pick {
 /// One output's state.
 #[derive(Debug)]
 pub struct Shipper {
-    settings: Settings,
+    plan: Plan,
     lanes: Vec<Lane>,
     /// The lane that is asked first for the next window.
     turn: usize,
@@ -172,10 +175,10 @@ impl Shipper {
     /// A shipper whose output is at `cursor`. `salt` spreads the first hosts and the retries of many
     /// daemons.
     #[must_use]
-    pub fn new(settings: Settings, cursor: Cursor, salt: u64) -> Self {
-        let hosts = settings.hosts.len();
-        let lane = |host: usize| Lane::new(host, &settings, salt.wrapping_add(host as u64));
-        let lanes = if settings.loadbalance {
+    pub fn new(plan: Plan, cursor: Cursor, salt: u64) -> Self {
+        let hosts = plan.hosts.len();
+        let lane = |host: usize| Lane::new(host, &plan, salt.wrapping_add(host as u64));
+        let lanes = if plan.loadbalance {
             (0..hosts).map(lane).collect()
         } else {
             vec![lane(usize::try_from(salt % hosts as u64).unwrap_or(0))]
@@ -194,7 +197,7 @@ impl Shipper {
             synced: cursor,
             sync_at: Tick::default(),
             windows: 0,
-            settings,
+            plan,
         }
     }
 
@@ -202,7 +205,7 @@ impl Shipper {
     pub fn step(&mut self, input: Input<'_>, now: Tick) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Connected(lane) => self.lanes[lane].connected(&self.settings, now),
+            Input::Connected(lane) => self.lanes[lane].connected(&self.plan, now),
             Input::Lost {
                 lane,
                 broken,
@@ -212,6 +215,13 @@ impl Shipper {
             Input::Wrote(lane) => {
                 if let Link::Up(session, _) = &mut self.lanes[lane].link {
                     session.wrote(now);
+                }
+            }
+            Input::Took(lane) => {
+                if let Link::Up(session, _) = &mut self.lanes[lane].link
+                    && let Some(ack) = session.took()
+                {
+                    self.acked(lane, &ack);
                 }
             }
             Input::Captured => self.at_end = false,
@@ -254,8 +264,8 @@ impl Shipper {
                 Link::Up(session, since) => {
                     if let Some(deadline) = session.deadline() {
                         at(deadline);
-                    } else if !self.settings.ttl.is_zero() {
-                        at(since.after(self.settings.ttl));
+                    } else if !self.plan.ttl.is_zero() {
+                        at(since.after(self.plan.ttl));
                     }
                 }
                 Link::Down { .. } | Link::Connecting => {}
@@ -287,7 +297,7 @@ impl Shipper {
     }
 
     fn host(&self, lane: &Lane) -> &str {
-        &self.settings.hosts[lane.host]
+        &self.plan.hosts[lane.host]
     }
 
     fn received(&mut self, number: usize, bytes: &[u8], now: Tick, effects: &mut Vec<Effect>) {
@@ -296,20 +306,23 @@ impl Shipper {
             return;
         };
         match session.received(bytes, now) {
-            Ok(heard) => {
-                if let Some(ack) = heard.ack {
-                    let before = lane.flying.len();
-                    self.acked[lane.host] += ack.events;
-                    let innocent = lane.alone;
-                    lane.progressed = self.trail.acked(&mut lane.flying, &ack);
-                    let host = lane.host;
-                    lane.progress(lane.flying.len() < before, &self.settings);
-                    if innocent {
-                        self.doubt_host(host);
-                    }
-                }
-            }
+            Ok(Some(ack)) => self.acked(number, &ack),
+            Ok(None) => {}
             Err(reason) => self.lost(number, by_us(reason), false, now, effects),
+        }
+    }
+
+    /// Takes what a lane's peer, or what stands for one, has taken over.
+    fn acked(&mut self, number: usize, ack: &Ack) {
+        let lane = &mut self.lanes[number];
+        let before = lane.flying.len();
+        self.acked[lane.host] += ack.events;
+        let innocent = lane.alone;
+        lane.progressed = self.trail.acked(&mut lane.flying, ack);
+        let host = lane.host;
+        lane.progress(lane.flying.len() < before, &self.plan);
+        if innocent {
+            self.doubt_host(host);
         }
     }
 
@@ -485,11 +498,11 @@ impl Shipper {
 
     /// Takes a lane's link down until it may be tried again, without `loadbalance` with the next host.
     fn down(&mut self, number: usize, reason: String, halving: bool, now: Tick) {
-        let hosts = self.settings.hosts.len();
+        let hosts = self.plan.hosts.len();
         let lane = &mut self.lanes[number];
-        let wait = lane.back_off(&self.settings, halving);
+        let wait = lane.back_off(&self.plan, halving);
         tracing::warn!(
-            host = self.settings.hosts[lane.host],
+            host = self.plan.hosts[lane.host],
             error = reason,
             retry_in = crate::units::show_duration(wait),
             "the output has no connection; its events wait in the queue"
@@ -498,7 +511,7 @@ impl Shipper {
         lane.link = Link::Down {
             retry_at: now.after(wait),
         };
-        if !self.settings.loadbalance {
+        if !self.plan.loadbalance {
             lane.host = (lane.host + 1) % hosts;
         }
     }
@@ -548,7 +561,7 @@ impl Shipper {
     /// Connects a lane when something waits for it, ends a connection that is over its time. A new one
     /// is looked up anew, and without `loadbalance` goes to the next host, so that load spreads.
     fn tend(&mut self, number: usize, now: Tick, effects: &mut Vec<Effect>) {
-        let ttl = self.settings.ttl;
+        let ttl = self.plan.ttl;
         let wants = self.wants(&self.lanes[number]);
         let lane = &mut self.lanes[number];
         match &lane.link {
@@ -556,8 +569,8 @@ impl Shipper {
             Link::Up(..) if lane.is_aged(ttl, now) => {
                 effects.push(Effect::Close(number));
                 lane.link = Link::Down { retry_at: now };
-                if !self.settings.loadbalance {
-                    lane.host = (lane.host + 1) % self.settings.hosts.len();
+                if !self.plan.loadbalance {
+                    lane.host = (lane.host + 1) % self.plan.hosts.len();
                 }
                 if !wants {
                     return;
@@ -568,7 +581,7 @@ impl Shipper {
         }
         let lane = &mut self.lanes[number];
         lane.link = Link::Connecting;
-        let host = self.settings.hosts[lane.host].clone();
+        let host = self.plan.hosts[lane.host].clone();
         effects.push(Effect::Connect(number, host));
     }
 
@@ -576,7 +589,7 @@ impl Shipper {
         let lanes = self.lanes.len();
         for number in (0..lanes).map(|n| (self.turn + n) % lanes) {
             let lane = &self.lanes[number];
-            if !lane.can_send(self.settings.ttl, now) {
+            if !lane.can_send(self.plan.ttl, now) {
                 continue;
             }
             let Some(pick) = self.pick(lane, now) else {
@@ -598,7 +611,7 @@ impl Shipper {
             let most = if lane.is_some() {
                 most
             } else {
-                self.settings.bulk_max_size
+                self.plan.bulk_max_size
             };
             effects.push(Effect::Load(order, most));
             return;
@@ -628,11 +641,11 @@ impl Shipper {
     fn pick_clean(&self, now: Tick) -> Option<Pick> {
         let unproven = self.unproven();
         let mut doubts = self.trail.spans().filter_map(|span| span.doubt.as_ref());
-        let ordered = !self.settings.loadbalance && unproven > 0;
+        let ordered = !self.plan.loadbalance && unproven > 0;
         if unproven >= UNPROVEN_MAX || (ordered && doubts.all(|doubt| doubt.is_first(now))) {
             return None;
         }
-        let full = u64::from(self.settings.bulk_max_size) * AHEAD_WINDOWS_MAX;
+        let full = u64::from(self.plan.bulk_max_size) * AHEAD_WINDOWS_MAX;
         let may_read = !self.at_end && self.trail.ahead() < full;
         let mut leap = doubt::leap(unproven);
         let mut last = None;

@@ -2,7 +2,7 @@
 //!
 //! Sending the stored bytes as they lie is its short cut, when a record is exactly one window;
 //! else records are joined, cut, numbered anew and deflated once. Pure. Knows nothing of
-//! connections and of where records come from.
+//! connections and of where records come from. For what is no server, a window is lines of JSON.
 
 use crate::event::Frames;
 use crate::protocol::frame;
@@ -27,14 +27,34 @@ pub struct Limits {
     pub bytes: usize,
     /// zlib level 0..=9; 0 sends plain frames in version 2, and stored blocks in version 1.
     pub compression_level: u32,
-    /// The protocol's version.
-    pub version: Version,
+    /// What it is made of.
+    pub format: Format,
+}
+
+/// What a window is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Frames of protocol version 1.
+    V1,
+    /// Frames of protocol version 2.
+    V2,
+    /// One JSON object a line, for files and pipes.
+    Lines,
+}
+
+impl From<Version> for Format {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::V1 => Self::V1,
+            Version::V2 => Self::V2,
+        }
+    }
 }
 
 /// A window, ready for the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// `W n` and its frames.
+    /// `W n` and its frames, or lines.
     pub bytes: Vec<u8>,
     /// How many events.
     pub events: u32,
@@ -45,7 +65,7 @@ pub struct Window {
 pub struct Builder {
     limits: Limits,
     deflater: Deflater,
-    /// The frames of the next window, numbered 1..=count.
+    /// The frames of the next window, numbered 1..=count, or its lines.
     frames: Vec<u8>,
     count: u32,
 }
@@ -76,7 +96,7 @@ impl Builder {
     /// Whether these stored events are a window just as they lie.
     #[must_use]
     pub fn fits_as_it_lies(&self, count: u32, raw_bytes: u32, zlib: bool) -> bool {
-        self.limits.version == Version::V2
+        self.limits.format == Format::V2
             && zlib == (self.limits.compression_level > 0)
             && count <= self.limits.events
             && raw_bytes as usize <= self.limits.bytes
@@ -116,9 +136,10 @@ impl Builder {
                 break;
             }
             let end = self.frames.len();
-            match self.limits.version {
-                Version::V1 => pairs::data_frame(self.count + 1, payload, &mut self.frames),
-                Version::V2 => frame::json_frame(self.count + 1, payload, &mut self.frames),
+            match self.limits.format {
+                Format::V1 => pairs::data_frame(self.count + 1, payload, &mut self.frames),
+                Format::V2 => frame::json_frame(self.count + 1, payload, &mut self.frames),
+                Format::Lines => line(payload, &mut self.frames),
             }
             if self.frames.len() > self.limits.bytes && self.count > 0 {
                 self.frames.truncate(end);
@@ -141,24 +162,33 @@ impl Builder {
         if self.is_empty() {
             return None;
         }
-        let Limits {
-            version,
-            compression_level,
-            ..
-        } = self.limits;
         let frames = std::mem::take(&mut self.frames);
         let count = std::mem::take(&mut self.count);
         let mut bytes = Vec::new();
-        if compression_level > 0 || version == Version::V1 {
+        let mut compressed = |version| {
             frame::compressed_window(version, count, &frames, &mut self.deflater, &mut bytes);
-        } else {
-            frame::plain_window(count, &frames, &mut bytes);
+        };
+        match self.limits.format {
+            Format::V1 => compressed(Version::V1),
+            Format::V2 if self.limits.compression_level > 0 => compressed(Version::V2),
+            Format::V2 => frame::plain_window(count, &frames, &mut bytes),
+            Format::Lines => bytes = frames,
         }
         Some(Window {
             bytes,
             events: count,
         })
     }
+}
+
+/// Writes a JSON object on one line: line ends between its tokens, as they come from other Beats,
+/// become blanks. In strings there are none: JSON escapes them.
+fn line(payload: &[u8], out: &mut Vec<u8>) {
+    out.extend(payload.iter().map(|byte| match byte {
+        b'\n' | b'\r' => b' ',
+        other => *other,
+    }));
+    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -172,7 +202,7 @@ mod tests {
             events,
             bytes: 1 << 20,
             compression_level: level,
-            version: Version::V2,
+            format: Format::V2,
         }
     }
 
@@ -246,10 +276,10 @@ mod tests {
 
     #[test]
     fn the_byte_cap_closes_a_window_before_the_event_that_would_break_it() {
-        for version in [Version::V1, Version::V2] {
+        for format in [Format::V1, Format::V2, Format::Lines] {
             let mut builder = Builder::new(Limits {
                 bytes: 1000,
-                version,
+                format,
                 ..limits(10_000, 0)
             });
             let events = frames(200);
@@ -272,7 +302,7 @@ mod tests {
         let events = frames(3);
         for level in [0, 3] {
             let mut builder = Builder::new(Limits {
-                version: Version::V1,
+                format: Format::V1,
                 ..limits(10, level)
             });
             assert_eq!(builder.add(&events, 1), 2);
@@ -298,7 +328,7 @@ mod tests {
         frames.push(|out| out.extend_from_slice(b"{}"));
         for level in [0, 3] {
             let mut builder = Builder::new(Limits {
-                version: Version::V1,
+                format: Format::V1,
                 ..limits(10, level)
             });
             assert_eq!(builder.add(&frames, 0), 2);
@@ -320,5 +350,20 @@ mod tests {
             ];
             assert_eq!(events, expected);
         }
+    }
+
+    #[test]
+    fn an_event_is_one_line_however_it_was_laid_out() {
+        let mut builder = Builder::new(Limits {
+            format: Format::Lines,
+            ..limits(10, 3)
+        });
+        let mut frames = Frames::default();
+        frames.push(|out| out.extend_from_slice(b"{\r\n \"a\": \"b\\n\"\n}"));
+        frames.push(|out| out.extend_from_slice(b"{}"));
+        assert_eq!(builder.add(&frames, 0), 2);
+        let window = builder.finish().unwrap();
+        assert_eq!(window.bytes, b"{   \"a\": \"b\\n\" }\n{}\n");
+        assert!(!builder.fits_as_it_lies(1, 1, false));
     }
 }

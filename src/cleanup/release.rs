@@ -1,6 +1,6 @@
 //! Whether a file may be cleaned up now: pure decisions.
 //!
-//! A file goes only when every output that its events were for has passed all of them, by an ACK or
+//! A file goes only when every required output of its events has passed all of them, by an ACK or
 //! because they were not for it, and when every job that reads it has got so far. Must never touch a
 //! file or ask for the time.
 
@@ -73,9 +73,9 @@ pub fn judge(ledger: &Ledger, cursors: &Cursors, file: &str, readers: &[String])
     Verdict::Go
 }
 
-/// Whether all outputs have passed the events of a file, and how.
+/// Whether all outputs that a file waits for have passed the events of a file, and how.
 fn passed(ledger: &Ledger, cursors: &Cursors, past: &FilePast) -> Verdict {
-    for output in &past.of.outputs {
+    for output in &past.of.waits_for {
         let spoilt = ledger.spoilt.get(output).is_some_and(|spoilt| {
             let mut ranges = spoilt.ranges.iter();
             ranges.any(|(from, to)| *from < past.end_seq && past.first_seq < *to)
@@ -153,7 +153,8 @@ mod tests {
                     born: 3,
                 },
                 head: Head::default(),
-                outputs: outputs.iter().map(|name| (*name).to_owned()).collect(),
+                outputs: Vec::new(),
+                waits_for: outputs.iter().map(|name| (*name).to_owned()).collect(),
                 at: 0,
             },
             from: 0,

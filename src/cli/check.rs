@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::say;
 use crate::clock;
 use crate::config::Draft;
+use crate::config::Output;
 use crate::config::Problem;
 use crate::config::Standing;
 use crate::config::check_folder;
@@ -21,8 +22,10 @@ use crate::config::check_place;
 use crate::config::draft_root;
 use crate::config::find_root;
 use crate::config::load_job;
+use crate::config::route;
 use crate::config::ssl_warnings;
 
+use crate::event::OWN_JOB;
 use crate::files;
 use crate::job::Job;
 use crate::job::Task;
@@ -57,9 +60,31 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     root: Option<PathBuf>,
+    outputs: Vec<Shown>,
     jobs: Vec<Checked>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+}
+
+/// An output.
+#[derive(Debug, Serialize)]
+struct Shown {
+    output: String,
+    kind: &'static str,
+    /// Where it leads to: hosts, a file.
+    to: Vec<String>,
+    required: bool,
+}
+
+impl Shown {
+    fn of(output: &Output) -> Self {
+        Self {
+            output: output.name.clone(),
+            kind: output.kind.kind(),
+            to: output.kind.plan().hosts,
+            required: output.required,
+        }
+    }
 }
 
 /// A job that is good.
@@ -71,6 +96,8 @@ struct Checked {
     schedule: String,
     /// What stands before its schedule, in order.
     first: Vec<String>,
+    /// The outputs that get its events.
+    outputs: Vec<String>,
     /// The next times; for `every`, if it were new now. None of a disabled job.
     next: Vec<String>,
     /// The plugin that gets its results.
@@ -108,6 +135,7 @@ pub(super) fn problems(place: &Path, now: Timestamp) -> Vec<Problem> {
 fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp) -> Report {
     let mut report = Report {
         root: None,
+        outputs: Vec::new(),
         jobs: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
@@ -129,6 +157,13 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
     }
     let root = &draft.root;
     report.root = Some(root.dir.clone());
+    report.outputs = root.outputs.iter().map(Shown::of).collect();
+    if route(&draft.outlets, OWN_JOB).outputs().is_empty() {
+        let message = format!(
+            "no output takes the tag `{OWN_JOB}`: the daemon's own events, like heartbeats, go nowhere"
+        );
+        report.warnings.push(message);
+    }
     let jobs = root.dir.join("jobs");
     let daemon = process::own_uid();
     let names = check_place(&root.dir, daemon)
@@ -175,11 +210,9 @@ impl Report {
             daemon,
             grants: draft.root.grants.clone(),
         };
-        let Draft {
-            root, output_names, ..
-        } = draft;
+        let Draft { root, outlets, .. } = draft;
         let defaults = root.defaults.clone().with_plugins(&root.dir, daemon);
-        let checked = load_job(name, &folder, "", &standing, &defaults, output_names);
+        let checked = load_job(name, &folder, "", &standing, &defaults, outlets);
         if let (Some(tree), Ok(job)) = (&tree, &checked) {
             problems = check_owners(name, tree, &job.rights.user, daemon);
         }
@@ -217,6 +250,7 @@ impl Report {
             enabled: job.enabled,
             schedule: when,
             first: job.task.as_deref().map(before).unwrap_or_default(),
+            outputs: job.route.outputs().to_vec(),
             next: match job.enabled {
                 true => next.iter().map(ToString::to_string).collect(),
                 false => Vec::new(),
@@ -280,11 +314,29 @@ impl Report {
 
     fn text(&self) -> String {
         let mut text = String::new();
-        for job in &self.jobs {
-            let off = if job.enabled { "" } else { " (disabled)" };
+        // With one output there is nothing to tell apart.
+        let several = self.outputs.len() > 1;
+        for output in self.outputs.iter().filter(|_| several) {
+            let held = if output.required {
+                ""
+            } else {
+                ", not required"
+            };
+            let to = output.to.join(", ");
             line(
                 &mut text,
-                &format!("{}: ok{off}, {}", job.job, job.schedule),
+                &format!("output {}: {}, {to}{held}", output.output, output.kind),
+            );
+        }
+        for job in &self.jobs {
+            let off = if job.enabled { "" } else { " (disabled)" };
+            let to = match several {
+                true => format!(", to {}", job.outputs.join(", ")),
+                false => String::new(),
+            };
+            line(
+                &mut text,
+                &format!("{}: ok{off}, {}{to}", job.job, job.schedule),
             );
             for step in &job.first {
                 line(&mut text, &format!("    first {step}"));

@@ -15,7 +15,6 @@ use tracing::Level;
 
 use crate::config;
 use crate::config::Output;
-use crate::config::OutputKind;
 use crate::daemon;
 use crate::disk;
 use crate::disk::OsDisk;
@@ -25,6 +24,7 @@ use crate::lumberjack;
 use crate::lumberjack::client::Advice;
 use crate::process;
 use crate::results::Results;
+use crate::sink;
 use crate::sink::lumberjack::Settings;
 
 pub mod check;
@@ -238,7 +238,7 @@ fn dispatch(cli: Cli) -> Done {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::ERROR));
             let chosen = match args.output.as_deref() {
                 Some(name) => vec![choose(&root.outputs, Some(name))?],
-                None => root.outputs.iter().map(settings_of).collect(),
+                None => servers(&root.outputs).collect(),
             };
             block_on(async { test_output::run(&args, &chosen).await })
         }
@@ -257,26 +257,35 @@ const fn exit_of(error: &lumberjack::client::Error) -> u8 {
     }
 }
 
-fn settings_of(output: &Output) -> (&str, &Settings) {
-    let OutputKind::Lumberjack(settings) = &output.kind;
-    (&output.name, settings)
+/// The outputs that are servers, each with its name.
+fn servers(outputs: &[Output]) -> impl Iterator<Item = (&str, &Settings)> {
+    outputs.iter().filter_map(|output| match &output.kind {
+        sink::Settings::Lumberjack(settings) => Some((output.name.as_str(), &**settings)),
+        sink::Settings::File(_) | sink::Settings::Stdout => None,
+    })
 }
 
-/// The output of this name, without one the first; says which there are when there is none.
+/// The output of this name, without one the first that is a server; says which there are when there
+/// is none.
 fn choose<'a>(
     outputs: &'a [Output],
     name: Option<&str>,
 ) -> Result<(&'a str, &'a Settings), ExitCode> {
-    let chosen = match name {
-        None => outputs.first(),
-        Some(name) => outputs.iter().find(|output| output.name == *name),
+    let chosen = servers(outputs).find(|(known, _)| name.is_none_or(|name| name == *known));
+    let why = match (chosen, name) {
+        (Some(chosen), _) => return Ok(chosen),
+        (None, Some(name)) if outputs.iter().any(|output| output.name == name) => {
+            format!("output `{name}` is no server; this is for outputs with kind = \"lumberjack\"")
+        }
+        (None, Some(name)) => {
+            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+            let names = names.join(", ");
+            format!("there is no output `{name}`; spoolbeat.toml has: {names}")
+        }
+        (None, None) => {
+            "no output is a server; this is for outputs with kind = \"lumberjack\"".to_owned()
+        }
     };
-    if let Some(output) = chosen {
-        return Ok(settings_of(output));
-    }
-    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-    let (name, names) = (name.unwrap_or_default(), names.join(", "));
-    let why = format!("there is no output `{name}`; spoolbeat.toml has: {names}");
     Err(say::fail(say::BAD_CONFIG, &why))
 }
 
@@ -319,8 +328,6 @@ fn load_job(root: &config::Root, name: &str) -> Result<Job, ExitCode> {
     let generation = tree
         .content(&folder, tree.owner(), &reader)
         .map_err(|why| say::fail(EXIT_ERROR, &format!("jobs/{name}: {why}")))?;
-    let outputs = root.outputs.iter().map(|output| output.name.clone());
-    let outputs: Vec<String> = outputs.collect();
     let standing = config::Standing {
         owner: tree.owner(),
         daemon: uid,
@@ -332,7 +339,7 @@ fn load_job(root: &config::Root, name: &str) -> Result<Job, ExitCode> {
         &generation,
         &standing,
         &root.defaults,
-        &outputs,
+        &root.outlets(),
     )
     .map_err(|problems| say::fail_config(&problems))?;
     let strange = config::check_owners(name, &tree, &job.rights.user, uid);

@@ -194,7 +194,7 @@ mod tests {
         for choice in Choice::value_variants() {
             let folder = make(&jobs, choice.0, *choice, &OsDisk).unwrap();
             check_folder(choice.0, &folder, process::own_uid()).unwrap();
-            let outputs = ["lumberjack".to_owned()];
+            let outlets = [crate::config::Outlet::to("lumberjack")];
             let standing = Standing {
                 owner: process::own_uid(),
                 daemon: process::own_uid(),
@@ -206,7 +206,7 @@ mod tests {
                 "0",
                 &standing,
                 &Defaults::none(),
-                &outputs,
+                &outlets,
             )
             .unwrap();
             assert_eq!(job.task.as_ref().unwrap().script.language, choice.1);

@@ -22,6 +22,8 @@ use super::read_text;
 use super::reader::Leaf;
 use super::reader::Table;
 use super::reader::not_one_of;
+use super::routing;
+use super::routing::Outlet;
 use super::source::Lookup;
 use super::source::Origin;
 use super::source::Segment;
@@ -74,8 +76,8 @@ const KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// Loads the job `name` from its folder, or from a copy of it.
 ///
-/// `generation` is the folder's content hash, `standing` who owns the folder, `outputs` the names
-/// that a job may write to.
+/// `generation` is the folder's content hash, `standing` who owns the folder, `outlets` the
+/// outputs that a job may write to.
 /// Files are looked at in `folder`; who owns them is [`super::check_folder`]'s matter.
 ///
 /// # Errors
@@ -86,7 +88,7 @@ pub fn load_job(
     generation: &str,
     standing: &Standing,
     defaults: &Defaults,
-    outputs: &[String],
+    outlets: &[Outlet],
 ) -> Result<Job, Vec<Problem>> {
     let place = Place {
         name,
@@ -94,7 +96,7 @@ pub fn load_job(
         generation,
         standing,
     };
-    load_job_with(&place, defaults, outputs, variable)
+    load_job_with(&place, defaults, outlets, variable)
 }
 
 /// Which job it is.
@@ -108,7 +110,7 @@ struct Place<'a> {
 fn load_job_with(
     place: &Place<'_>,
     defaults: &Defaults,
-    outputs: &[String],
+    outlets: &[Outlet],
     lookup: Lookup,
 ) -> Result<Job, Vec<Problem>> {
     let Place { name, folder, .. } = place;
@@ -147,7 +149,7 @@ fn load_job_with(
     let mut raw = Raw::read(&mut table);
     raw.receive = Receive::read(&mut table, &defaults.hosts);
     let unusable = std::mem::take(&mut raw.receive.unusable);
-    let job = raw.check(&table, place, outputs, defaults.plugins.as_ref());
+    let job = raw.check(&table, place, outlets, defaults.plugins.as_ref());
     table.finish();
     let mut problems = source.into_problems();
     problems.extend(unusable);
@@ -158,7 +160,7 @@ fn load_job_with(
 }
 
 /// Checks `[defaults]` by itself, so that a mistake in it is reported once and at its place.
-pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
+pub(super) fn check_defaults(mut table: Table<'_, '_>, outlets: &[Outlet]) {
     let timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
     let raw = Raw::read(&mut table);
     if let Some(zone) = &timezone
@@ -169,7 +171,7 @@ pub(super) fn check_defaults(mut table: Table<'_, '_>, outputs: &[String]) {
     raw.schedule.check_alone(&table);
     raw.check_names(&table);
     raw.on_result.check_name(&table);
-    raw.route(&table, outputs);
+    raw.check_outputs(&table, outlets);
     table.finish();
 }
 
@@ -179,6 +181,7 @@ struct Raw {
     description: Option<Leaf<String>>,
     enabled: Option<Leaf<bool>>,
     tags: Option<Vec<Leaf<String>>>,
+    tag: Option<Leaf<String>>,
     fields: Option<serde_json::Map<String, serde_json::Value>>,
     fields_at: Option<Range<usize>>,
     /// Where `[script]` is, whatever is in it.
@@ -223,6 +226,7 @@ impl Raw {
             description: table.text("description", "description = \"Failed logins\""),
             enabled: table.truth("enabled", "enabled = true"),
             tags: table.texts("tags", "tags = [\"idp\"]"),
+            tag: table.text("tag", "tag = \"idp.logins\""),
             fields: table.json_map("fields", "fields = { team = \"soc\" }"),
             ..Self::default()
         };
@@ -282,7 +286,7 @@ impl Raw {
         mut self,
         table: &Table<'_, '_>,
         place: &Place<'_>,
-        outputs: &[String],
+        outlets: &[Outlet],
         plugins: Option<&Plugins>,
     ) -> Option<Job> {
         let Place { name, folder, .. } = *place;
@@ -292,7 +296,7 @@ impl Raw {
         }
         let secrets = self.rights.secrets(table, name, place.standing);
         let rights = self.rights.check(table, place.standing);
-        let route = self.route(table, outputs);
+        let route = self.route(table, place.name, outlets);
         let runs = self.runs(table);
         let on_result = self.on_result.check(table, plugins, runs);
         let task = if runs {
@@ -316,6 +320,7 @@ impl Raw {
             task,
             receive: self.receive.settings,
             files: self.files,
+            waits_for: routing::waits_for(outlets, &route),
             route,
             keep: Keep {
                 runs: self.keep_runs.unwrap_or(50),
@@ -517,12 +522,10 @@ impl Raw {
         check_language(table, folder, run, file, language)
     }
 
-    fn route(&self, table: &Table<'_, '_>, outputs: &[String]) -> Route {
-        let Some(to) = &self.to else {
-            return Route::to(outputs.to_vec());
-        };
-        let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        for leaf in to {
+    /// Whether all of `[output] to` are outputs.
+    fn check_outputs(&self, table: &Table<'_, '_>, outlets: &[Outlet]) {
+        let names: Vec<&str> = outlets.iter().map(|one| one.name.as_str()).collect();
+        for leaf in self.to.iter().flatten() {
             if !names.contains(&leaf.value.as_str()) {
                 table.refuse(
                     leaf,
@@ -534,9 +537,43 @@ impl Raw {
                 );
             }
         }
-        if to.is_empty() {
+        if self.to.as_ref().is_some_and(Vec::is_empty) {
             let message = "names no output; remove it to write to all".to_owned();
             table.lacks("output.to", message);
+        }
+    }
+
+    /// The outputs that get the job's events: those it names, of them those that take its tag.
+    fn route(&self, table: &Table<'_, '_>, job: &str, outlets: &[Outlet]) -> Route {
+        self.check_outputs(table, outlets);
+        let tag = self.tag.as_ref().map_or(job, |leaf| leaf.value.as_str());
+        if let (Some(leaf), Err(message)) = (&self.tag, check_name(tag)) {
+            table.refuse(leaf, message);
+        }
+        let Some(to) = &self.to else {
+            let route = routing::route(outlets, tag);
+            if route.outputs().is_empty() && !outlets.is_empty() {
+                let message = format!(
+                    "the events go nowhere: no output takes the tag `{tag}`; add it to `tags` of one in {}",
+                    super::ROOT_FILE
+                );
+                match &self.tag {
+                    Some(leaf) => table.refuse(leaf, message),
+                    None => table.lacks("tag", message),
+                }
+            }
+            return route;
+        };
+        for leaf in to {
+            let named = outlets.iter().find(|one| one.name == leaf.value);
+            if named.is_some_and(|one| !one.tags.take(tag)) {
+                let message = format!(
+                    "output {} does not take the tag `{tag}`; add it to its `tags` in {}, or leave the output out",
+                    leaf.value,
+                    super::ROOT_FILE
+                );
+                table.refuse(leaf, message);
+            }
         }
         Route::to(to.iter().map(|leaf| leaf.value.clone()).collect())
     }

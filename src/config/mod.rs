@@ -22,9 +22,11 @@ mod find;
 mod folder;
 mod job;
 mod listen;
+mod output;
 mod plugins;
 mod reader;
 mod root;
+mod routing;
 mod source;
 mod ssl;
 mod words;
@@ -44,6 +46,8 @@ pub use plugins::Plugins;
 pub use root::Draft;
 pub use root::draft_root;
 pub use root::load_root;
+pub use routing::Outlet;
+pub use routing::route;
 pub use ssl::ssl_warnings;
 
 /// Name of the root configuration.
@@ -179,15 +183,25 @@ pub struct Output {
     pub name: String,
     /// Whether clean-up and the queue wait for it. Default true.
     pub required: bool,
+    /// `tags`: of which jobs it gets events. Default: of all.
+    pub tags: routing::Tags,
+    /// Where a new one begins. Default newest.
+    pub start: queue::Begin,
     /// Its kind's own settings.
-    pub kind: OutputKind,
+    pub kind: sink::Settings,
 }
 
-/// The kinds of outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutputKind {
-    /// Lumberjack v2 to a Beats server.
-    Lumberjack(sink::lumberjack::Settings),
+impl Root {
+    /// What jobs have to know of the outputs.
+    #[must_use]
+    pub fn outlets(&self) -> Vec<Outlet> {
+        let outlet = |output: &Output| Outlet {
+            name: output.name.clone(),
+            required: output.required,
+            tags: output.tags.clone(),
+        };
+        self.outputs.iter().map(outlet).collect()
+    }
 }
 
 /// `[receiver]`.

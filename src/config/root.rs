@@ -10,18 +10,17 @@ use std::time::Duration;
 use super::Defaults;
 use super::Grants;
 use super::Log;
-use super::Output;
-use super::OutputKind;
 use super::Problem;
 use super::ROOT_FILE;
 use super::Receiver;
 use super::Root;
 use super::job;
 use super::listen;
+use super::output;
 use super::read_text;
 use super::reader::Leaf;
 use super::reader::Table;
-use super::reader::not_one_of;
+use super::routing::Outlet;
 use super::source::Lookup;
 use super::source::Origin;
 use super::source::Segment;
@@ -31,34 +30,19 @@ use super::variable;
 use crate::event::envelope::Beat;
 use crate::event::envelope::Shape;
 use crate::files;
-use crate::protocol::frame::Version;
 use crate::queue;
 use crate::queue::Durability;
 use crate::sink;
-use crate::units;
 use crate::units::LUMBERJACK_PORT;
-use crate::window::WINDOW_BYTES_MAX;
 
 /// Shortest time that any wait may be set to.
-const LEAST: Duration = Duration::from_millis(1);
+pub(super) const LEAST: Duration = Duration::from_millis(1);
 
 /// Shortest period of the full look at `jobs/`: with 10,000 jobs one look takes 0.14 s of CPU.
 const RESCAN_MIN: Duration = Duration::from_millis(100);
 
 /// Shortest period of heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-
-/// Most hosts of one output.
-const HOSTS_MAX: usize = 64;
-
-/// Smallest cap on a window's bytes: below it the frames' heads weigh more than what they carry.
-const BULK_BYTES_MIN: u64 = 64 << 10;
-
-/// Largest cap on a window's bytes: half of the 64 MiB to which Graylog inflates.
-const BULK_BYTES_MAX: u64 = 32 << 20;
-
-/// Most outputs; each has a cursor that the queue keeps.
-const OUTPUTS_MAX: usize = 64;
 
 /// Loads the root configuration.
 ///
@@ -90,7 +74,7 @@ pub struct Draft {
     /// What was wrong has its default here, or is missing.
     pub root: Root,
     /// All outputs that the file names, also those with problems.
-    pub output_names: Vec<String>,
+    pub outlets: Vec<Outlet>,
     /// Everything that is wrong with it, in the order of the text.
     pub problems: Vec<Problem>,
 }
@@ -101,7 +85,7 @@ impl Draft {
     pub fn serves_jobs(&self) -> bool {
         // Behind an error of TOML itself, which has no key, anything may be missing.
         let vital = |problem: &Problem| ["", "root"].contains(&problem.key.as_str());
-        !self.output_names.is_empty() && !self.problems.iter().any(vital)
+        !self.outlets.is_empty() && !self.problems.iter().any(vital)
     }
 }
 
@@ -137,14 +121,14 @@ fn draft_root_with(
     let source = Source::new(segments.clone(), lookup);
     let mut table = Table::root(&source, source.tree(0));
     let folder = path.parent().unwrap_or(Path::new("."));
-    let (mut root, output_names) = read_root(&mut table, folder, Defaults::new(segments));
+    let (mut root, outlets) = read_root(&mut table, folder, Defaults::new(segments));
     root.unusable
         .sort_by_key(|problem| (problem.line, problem.column));
     table.finish();
     let problems = source.into_problems();
     Ok(Draft {
         root,
-        output_names,
+        outlets,
         problems,
     })
 }
@@ -184,7 +168,7 @@ fn read_root(
     table: &mut Table<'_, '_>,
     folder: &Path,
     mut defaults: Defaults,
-) -> (Root, Vec<String>) {
+) -> (Root, Vec<Outlet>) {
     let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
     let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
     let dir = match std::path::absolute(&dir) {
@@ -199,16 +183,27 @@ fn read_root(
         folder,
         unusable: Vec::new(),
     };
-    let (outputs, names) = read_outputs(table, &mut files);
+    let (outputs, outlets) = output::read(table, &dir, &mut files);
     for output in &outputs {
-        let OutputKind::Lumberjack(settings) = &output.kind;
-        let hosts = settings.hosts.iter();
-        defaults
-            .hosts
-            .extend(hosts.map(|host| (output.name.clone(), host.clone())));
+        if let sink::Settings::Lumberjack(settings) = &output.kind {
+            let hosts = settings.hosts.iter();
+            defaults
+                .hosts
+                .extend(hosts.map(|host| (output.name.clone(), host.clone())));
+        }
     }
     if let Some(table) = table.table("defaults") {
-        job::check_defaults(table, &names);
+        job::check_defaults(table, &outlets);
+    }
+    let receiver = read_receiver(table, &mut files);
+    let prints = receiver.as_ref().is_some_and(|receiver| receiver.print);
+    if prints
+        && outputs
+            .iter()
+            .any(|output| output.kind == sink::Settings::Stdout)
+    {
+        let message = "an output writes to standard output already; write print = false";
+        table.lacks("receiver.print", message.to_owned());
     }
     let root = Root {
         dir,
@@ -220,7 +215,7 @@ fn read_root(
         queue: read_queue(table),
         shape: read_events(table),
         results_bytes: read_results(table),
-        receiver: read_receiver(table, &mut files),
+        receiver,
         grants: Grants::read(table),
         stop_timeout: read_stop(table),
         require_output: read_startup(table),
@@ -228,7 +223,7 @@ fn read_root(
         log: read_log(table),
         unusable: files.unusable,
     };
-    (root, names)
+    (root, outlets)
 }
 
 /// `settle`, `rescan`, `max_concurrent_runs`.
@@ -248,162 +243,10 @@ fn read_spool(root: &mut Table<'_, '_>) -> (Duration, Duration, u32) {
     spool
 }
 
-fn set<T>(value: &mut T, leaf: Option<Leaf<T>>) {
+pub(super) fn set<T>(value: &mut T, leaf: Option<Leaf<T>>) {
     if let Some(leaf) = leaf {
         *value = leaf.value;
     }
-}
-
-const OUTPUT_EXAMPLE: &str = "[output.lumberjack] with hosts = [\"logstash-1:5044\"] under it";
-
-/// The outputs, and the names of all that are there.
-fn read_outputs(
-    root: &mut Table<'_, '_>,
-    files: &mut ssl::Files<'_>,
-) -> (Vec<Output>, Vec<String>) {
-    let given = root.has("output");
-    let Some(mut outputs) = root.table("output") else {
-        if !given {
-            root.lacks(
-                "output",
-                format!("there is no output; write {OUTPUT_EXAMPLE}"),
-            );
-        }
-        return (Vec::new(), Vec::new());
-    };
-    let tables = outputs.named_tables(OUTPUT_EXAMPLE);
-    if tables.is_empty() {
-        let message = format!("there is no output; write {OUTPUT_EXAMPLE}");
-        root.lacks("output", message);
-    }
-    if tables.len() > OUTPUTS_MAX {
-        let message = format!("{} outputs; the most is {OUTPUTS_MAX}", tables.len());
-        root.lacks("output", message);
-    }
-    let names = tables.iter().map(|(name, _)| name.value.clone()).collect();
-    let good = tables
-        .into_iter()
-        .filter_map(|(name, table)| read_output(name, table, files))
-        .collect();
-    (good, names)
-}
-
-fn read_output(
-    name: Leaf<String>,
-    mut table: Table<'_, '_>,
-    files: &mut ssl::Files<'_>,
-) -> Option<Output> {
-    const KINDS: [(&str, ()); 1] = [("lumberjack", ())];
-    // The name is a folder's name (dead-letter/) and a file's (the cursor).
-    if let Err(message) = super::check_name(&name.value) {
-        table.refuse(&name, message);
-    }
-    if table.has("kind") {
-        table.choice("kind", &KINDS);
-    } else if !KINDS.iter().any(|(kind, ())| *kind == name.value) {
-        let kinds: Vec<&str> = KINDS.iter().map(|(kind, ())| *kind).collect();
-        let message = format!(
-            "{}; or write kind = \"{}\" under it",
-            not_one_of(&name.value, &kinds),
-            kinds[0]
-        );
-        table.lacks("kind", message);
-    }
-    table.known("kind");
-    let required = table.truth("required", "required = true");
-    let kind = read_lumberjack(&mut table, files);
-    table.finish();
-    Some(Output {
-        name: name.value,
-        required: required.is_none_or(|leaf| leaf.value),
-        kind: OutputKind::Lumberjack(kind?),
-    })
-}
-
-fn read_lumberjack(
-    table: &mut Table<'_, '_>,
-    files: &mut ssl::Files<'_>,
-) -> Option<sink::lumberjack::Settings> {
-    let mut settings = sink::lumberjack::Settings {
-        hosts: read_hosts(table),
-        loadbalance: false,
-        version: Version::V2,
-        bulk_max_size: 2048,
-        bulk_max_bytes: WINDOW_BYTES_MAX as u64,
-        compression_level: 3,
-        pipelining: 2,
-        ttl: Duration::ZERO,
-        timeout: Duration::from_secs(30),
-        ack_stall_timeout: Duration::from_secs(300),
-        backoff_init: Duration::from_secs(1),
-        backoff_max: Duration::from_secs(60),
-        tls: ssl::read_client(table, files),
-    };
-    let balance = table.truth("loadbalance", "loadbalance = true");
-    set(&mut settings.loadbalance, balance);
-    if table.number("version", 1..3, "version = 2") == Some(1) {
-        settings.version = Version::V1;
-    }
-    let size = table.number("bulk_max_size", 1..10_001, "bulk_max_size = 2048");
-    settings.bulk_max_size = size.unwrap_or(settings.bulk_max_size);
-    let bytes = table.bytes(
-        "bulk_max_bytes",
-        BULK_BYTES_MIN..BULK_BYTES_MAX + 1,
-        "bulk_max_bytes = \"8MiB\"",
-    );
-    set(&mut settings.bulk_max_bytes, bytes);
-    let level = table.number("compression_level", 0..10, "compression_level = 3");
-    settings.compression_level = level.unwrap_or(settings.compression_level);
-    let windows = table.number("pipelining", 0..65, "pipelining = 2");
-    settings.pipelining = windows.unwrap_or(settings.pipelining);
-    let ttl = table.duration("ttl", Duration::ZERO, "ttl = \"10m\"");
-    set(&mut settings.ttl, ttl);
-    let timeout = table.duration("timeout", LEAST, "timeout = \"30s\"");
-    set(&mut settings.timeout, timeout);
-    let stall = table.duration("ack_stall_timeout", LEAST, "ack_stall_timeout = \"5m\"");
-    set(&mut settings.ack_stall_timeout, stall);
-    if let Some(mut backoff) = table.table("backoff") {
-        let init = backoff.duration("init", LEAST, "init = \"1s\"");
-        let max = backoff.duration("max", LEAST, "max = \"60s\"");
-        set(&mut settings.backoff_init, init.clone());
-        set(&mut settings.backoff_max, max.clone());
-        if settings.backoff_init > settings.backoff_max
-            && let Some(leaf) = max.or(init)
-        {
-            let message =
-                "init is longer than max; write backoff = { init = \"1s\", max = \"60s\" }";
-            backoff.refuse(&leaf, message.to_owned());
-        }
-        backoff.finish();
-    }
-    (!settings.hosts.is_empty()).then_some(settings)
-}
-
-const HOSTS_EXAMPLE: &str = "hosts = [\"logstash-1:5044\", \"[::1]:5044\"]";
-
-fn read_hosts(table: &mut Table<'_, '_>) -> Vec<String> {
-    if !table.has("hosts") {
-        table.known("hosts");
-        table.lacks("hosts", format!("is missing; write {HOSTS_EXAMPLE}"));
-        return Vec::new();
-    }
-    let at = table.at.clone();
-    let hosts = table.texts("hosts", HOSTS_EXAMPLE).unwrap_or_default();
-    if hosts.len() > HOSTS_MAX {
-        let message = format!("{} hosts; the most is {HOSTS_MAX}", hosts.len());
-        table.source.problem(&at, &table.name("hosts"), message);
-    }
-    let mut addresses = Vec::with_capacity(hosts.len());
-    for host in &hosts {
-        match units::parse_address(&host.value, Some(LUMBERJACK_PORT)) {
-            Ok(address) => addresses.push(address),
-            Err(message) => table.refuse(host, format!("{message}; write {HOSTS_EXAMPLE}")),
-        }
-    }
-    if hosts.is_empty() {
-        table.lacks("hosts", format!("names no host; write {HOSTS_EXAMPLE}"));
-    }
-    addresses
 }
 
 fn read_queue(root: &mut Table<'_, '_>) -> queue::Settings {

@@ -12,6 +12,7 @@ use super::Root;
 use super::reader::Leaf;
 use super::reader::Table;
 use crate::clock;
+use crate::sink;
 use crate::tls;
 use crate::tls::ClientAuthentication;
 use crate::tls::Fingerprint;
@@ -124,8 +125,9 @@ pub fn ssl_warnings(root: &Root) -> Vec<String> {
         warnings.extend(found.into_iter().map(|one| format!("{of}.ssl: {one}")));
     };
     for output in &root.outputs {
-        let super::OutputKind::Lumberjack(settings) = &output.kind;
-        if let Some(tls) = &settings.tls {
+        if let sink::Settings::Lumberjack(settings) = &output.kind
+            && let Some(tls) = &settings.tls
+        {
             add(&format!("output.{}", output.name), tls.warnings(now));
         }
     }

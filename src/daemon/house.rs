@@ -37,6 +37,7 @@ use crate::disk::OsDisk;
 use crate::disk::PASS_MODE;
 use crate::disk::Replace;
 use crate::event::Notice;
+use crate::event::OWN_JOB;
 use crate::event::Route;
 use crate::event::RunId;
 use crate::harvester;
@@ -48,6 +49,7 @@ use crate::queue::JobPast;
 use crate::queue::Ledger;
 use crate::queue::Level;
 use crate::queue::Queue;
+use crate::queue::Reader;
 use crate::queue::locked;
 use crate::results::Results;
 use crate::runner;
@@ -209,7 +211,7 @@ pub(super) struct Before {
 impl House {
     /// Opens the queue and starts the outputs. Must be called within a tokio runtime.
     pub(super) fn open(claim: Claim, root: &config::Root) -> Result<(Self, Before), Error> {
-        let outputs: Vec<String> = output_names(root);
+        let outputs: Vec<Reader> = readers(root);
         let start = queue::Start {
             disk: Arc::new(OsDisk),
             dir: &claim.root.join("queue"),
@@ -266,7 +268,7 @@ impl House {
         let (intake, marks) = (queue.intake(), queue.marks());
         let identity = identity::of_root(&self.claim.root, &root.shape)?;
         let life = RunId::new(self.started_at, random() as u32);
-        let route = Route::to(output_names(root));
+        let route = config::route(&root.outlets(), OWN_JOB);
         self.herald = Some(Herald::start(&identity, &life, route, intake.clone()));
         let pool = Pool::new();
         let limits = Limits {
@@ -613,12 +615,13 @@ impl House {
     }
 }
 
-/// The names of the configured outputs.
-pub(super) fn output_names(root: &config::Root) -> Vec<String> {
-    root.outputs
-        .iter()
-        .map(|output| output.name.clone())
-        .collect()
+/// The configured outputs as the queue sees them.
+fn readers(root: &config::Root) -> Vec<Reader> {
+    let reader = |output: &config::Output| Reader {
+        output: output.name.clone(),
+        start: output.start,
+    };
+    root.outputs.iter().map(reader).collect()
 }
 
 /// A number that no other process has, most likely.

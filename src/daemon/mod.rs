@@ -216,7 +216,7 @@ fn checks(root: &config::Root) -> spool::Checks {
         settle: root.settle,
         rescan: root.rescan,
         defaults: root.defaults.clone(),
-        outputs: house::output_names(root),
+        outlets: root.outlets(),
         grants: root.grants.clone(),
     }
 }

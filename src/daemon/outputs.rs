@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::config;
-use crate::config::OutputKind;
 use crate::deadletter;
 use crate::queue::Tap;
 use crate::shipper::Host;
 use crate::shipper::View;
 use crate::shipper::driver::Start;
 use crate::shipper::driver::ship;
+use crate::sink::Settings;
 use crate::status;
 
 /// One output's handle.
@@ -71,15 +71,14 @@ impl Outputs {
                 continue;
             };
             let (views, view) = watch::channel(None);
-            let OutputKind::Lumberjack(settings) = &output.kind;
-            let mode = settings
-                .tls
-                .as_ref()
-                .map(|tls| tls.verification_mode.name());
-            let tls = mode.unwrap_or("off");
+            let tls = match &output.kind {
+                Settings::Lumberjack(settings) => settings.tls.as_ref(),
+                Settings::File(_) | Settings::Stdout => None,
+            };
+            let tls = tls.map_or("off", |tls| tls.verification_mode.name());
             let start = Start {
                 tap,
-                settings: settings.clone(),
+                settings: output.kind.clone(),
                 dead_letters: deadletter::dir(root, &output.name),
                 salt,
             };

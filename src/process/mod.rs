@@ -328,6 +328,14 @@ pub fn signal_name(signal: i32) -> String {
     words::signal(signal)
 }
 
+/// Writes to standard output as it is, past every buffer; returns how many bytes it took.
+///
+/// # Errors
+/// What the operating system said.
+pub fn write_stdout(bytes: &[u8]) -> io::Result<usize> {
+    Ok(nix::unistd::write(io::stdout(), bytes)?)
+}
+
 /// The user that this process acts as (effective uid).
 #[must_use]
 pub fn own_uid() -> u32 {

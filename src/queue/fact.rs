@@ -141,6 +141,8 @@ pub struct FileFacts {
     pub head: Head,
     /// The outputs that get its events.
     pub outputs: Vec<String>,
+    /// Those of them that its clean-up waits for.
+    pub waits_for: Vec<String>,
     /// When it was last read, in milliseconds since 1970.
     pub at: i64,
 }

@@ -156,6 +156,15 @@ pub struct Ledger {
     pub spoilt: BTreeMap<String, Spoilt>,
 }
 
+/// Adds names that are not there yet.
+fn join(names: &mut Vec<String>, others: Vec<String>) {
+    for name in others {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+}
+
 /// Most ranges that are kept for an output; beyond it the oldest two become one, which keeps more
 /// files than need be.
 const SPOILT_RANGES_MAX: usize = 64;
@@ -300,10 +309,9 @@ impl Ledger {
             self.files.insert(file.to_owned(), past);
             return;
         };
-        let mut outputs = std::mem::take(&mut past.of.outputs);
-        past.of = of.clone();
-        outputs.retain(|output| !of.outputs.contains(output));
-        past.of.outputs.append(&mut outputs);
+        let before = std::mem::replace(&mut past.of, of.clone());
+        join(&mut past.of.outputs, before.outputs);
+        join(&mut past.of.waits_for, before.waits_for);
         past.to = to;
         past.end_seq = end;
         // What was read on is not what was to be cleaned up.

@@ -42,11 +42,13 @@ pub use ledger::Ledger;
 pub use ledger::OpenRun;
 pub use recover::OpenError;
 pub use segment::Position;
+pub use service::Begin;
 pub use service::Intake;
 pub use service::Level;
 pub use service::Marks;
 pub use service::Portions;
 pub use service::Queue;
+pub use service::Reader;
 pub use service::Start;
 pub use service::Tap;
 
@@ -97,6 +99,6 @@ pub enum Durability {
 
 /// Locks what a panic elsewhere may have poisoned: what is locked in this module is changed in whole
 /// steps, so what is there is whole.
-pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -162,8 +162,26 @@ pub struct Start<'a> {
     pub dir: &'a Path,
     /// `[queue]`.
     pub settings: Settings,
-    /// The outputs that it holds events for. A new one begins at the end.
-    pub outputs: &'a [String],
+    /// The outputs that it holds events for.
+    pub outputs: &'a [Reader],
+}
+
+/// An output as the queue sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// Its name.
+    pub output: String,
+    /// Where it begins if it is new here.
+    pub start: Begin,
+}
+
+/// Where a new output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the next event.
+    Newest,
+    /// With the oldest event that is kept.
+    Oldest,
 }
 
 impl Queue {
@@ -190,7 +208,7 @@ impl Queue {
         let marks: Marks = Arc::new(Mutex::new(
             outputs
                 .iter()
-                .cloned()
+                .map(|reader| reader.output.clone())
                 .zip(cursors.iter().map(|(_, cursor)| *cursor))
                 .collect(),
         ));
@@ -220,8 +238,8 @@ impl Queue {
                 drop(finished_tx);
             })
             .map_err(at_dir)?;
-        let tap = |(output, (file, cursor)): (&String, (CursorFile, Cursor))| Tap {
-            output: output.clone(),
+        let tap = |(reader, (file, cursor)): (&Reader, (CursorFile, Cursor))| Tap {
+            output: reader.output.clone(),
             disk: disk.clone(),
             dir: dir.to_path_buf(),
             level: level.clone(),
@@ -299,7 +317,7 @@ fn open_cursors(
     disk: &dyn Disk,
     dir: &Path,
     writer: &Writer,
-    outputs: &[String],
+    outputs: &[Reader],
 ) -> io::Result<Vec<(CursorFile, Cursor)>> {
     let head = (writer.durable_end(), writer.captured_seq());
     let oldest = writer.oldest()?;
@@ -310,11 +328,14 @@ fn open_cursors(
         ..Cursor::default()
     };
     let mut cursors = Vec::new();
-    for output in outputs {
+    for Reader { output, start } in outputs {
         let (mut file, stored) = CursorFile::open(disk, dir, output)?;
         let cursor = match stored {
             Stored::Cursor(cursor) if cursor.at <= head.0 && cursor.seq <= head.1 => cursor,
-            Stored::Missing => at(head),
+            Stored::Missing => at(match start {
+                Begin::Newest => head,
+                Begin::Oldest => oldest,
+            }),
             Stored::Cursor(_) | Stored::Damaged => {
                 tracing::error!(
                     output,

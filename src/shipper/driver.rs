@@ -21,15 +21,15 @@ use crate::deadletter;
 use crate::deadletter::Letter;
 use crate::disk::Disk;
 use crate::lumberjack::connection::Broken;
-use crate::lumberjack::connection::Connection;
-use crate::lumberjack::connection::Dial;
-use crate::lumberjack::connection::Turn;
 use crate::queue::Level;
 use crate::queue::Position;
 use crate::queue::Tap;
 use crate::queue::cursor::CursorFile;
 use crate::queue::locked;
-use crate::sink::lumberjack::Settings;
+use crate::sink::Connection;
+use crate::sink::Dial;
+use crate::sink::Settings;
+use crate::sink::Turn;
 
 /// Longest sleep at a time: a suspended machine is noticed soon after it wakes.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -62,13 +62,14 @@ pub async fn ship(
     } = start;
     let mut level = tap.level.clone();
     let cursor = tap.cursor;
+    let plan = settings.plan();
     let mut ports = Ports {
         dial: settings.dial(),
-        ports: settings.hosts.iter().map(|_| Port::Closed).collect(),
+        ports: plan.hosts.iter().map(|_| Port::Closed).collect(),
         first: 0,
     };
     let mut hands = Hands::new(tap, &settings, dead_letters);
-    let mut shipper = Shipper::new(settings, cursor, salt);
+    let mut shipper = Shipper::new(plan, cursor, salt);
     let mut queue_gone = false;
     let mut effects: VecDeque<Effect> = shipper.step(Input::Clock, clock::tick()).into();
     loop {
@@ -106,6 +107,7 @@ pub async fn ship(
                 shipper.step(Input::Received(lane, &bytes), now)
             }
             Happened::Port(lane, AtPort::Wrote) => shipper.step(Input::Wrote(lane), now),
+            Happened::Port(lane, AtPort::Took) => shipper.step(Input::Took(lane), now),
             Happened::Port(lane, AtPort::Lost(broken, flushed)) => {
                 let lost = Input::Lost {
                     lane,
@@ -135,6 +137,7 @@ enum AtPort {
     Connected,
     Received(Vec<u8>),
     Wrote,
+    Took,
     /// Also whether everything that was to be written had left.
     Lost(Broken, bool),
 }
@@ -145,7 +148,7 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Connection, Broken>> + Send
 enum Port {
     Closed,
     Connecting(Connecting),
-    Open(Box<Connection>),
+    Open(Connection),
 }
 
 impl Port {
@@ -155,7 +158,7 @@ impl Port {
             Self::Closed => std::future::pending().await,
             Self::Connecting(connecting) => match connecting.await {
                 Ok(connection) => {
-                    *self = Self::Open(Box::new(connection));
+                    *self = Self::Open(connection);
                     AtPort::Connected
                 }
                 Err(broken) => self.lost(broken, false),
@@ -163,6 +166,7 @@ impl Port {
             Self::Open(connection) => match connection.turn().await {
                 Ok(Turn::Received(bytes)) => AtPort::Received(bytes),
                 Ok(Turn::Wrote) => AtPort::Wrote,
+                Ok(Turn::Took) => AtPort::Took,
                 Err(broken) => {
                     let flushed = connection.is_flushed();
                     self.lost(broken, flushed)

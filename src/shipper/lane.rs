@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::trail::SpanId;
 use crate::clock::Tick;
-use crate::sink::lumberjack::Session;
-use crate::sink::lumberjack::Settings;
+use crate::sink::Plan;
+use crate::sink::Session;
 
 /// Longest wait after a refusal that tells more about what was sent than about the server: while a
 /// window is being halved down to the event that is refused, ten times for 2048 events.
@@ -29,7 +29,7 @@ pub(super) enum Link {
 /// One connection's state.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Number of the host in the settings.
+    /// Number of the host in the plan.
     pub(super) host: usize,
     pub(super) link: Link,
     /// Spans in flight, oldest first: one for each window of the session.
@@ -51,7 +51,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(host: usize, settings: &Settings, salt: u64) -> Self {
+    pub(super) fn new(host: usize, plan: &Plan, salt: u64) -> Self {
         Self {
             host,
             link: Link::Down {
@@ -61,7 +61,7 @@ impl Lane {
             progressed: false,
             careful: false,
             alone: false,
-            most: settings.bulk_max_size,
+            most: plan.bulk_max_size,
             connections: 0,
             last_error: None,
             failures: 0,
@@ -70,8 +70,8 @@ impl Lane {
     }
 
     /// Takes a connection that was made.
-    pub(super) fn connected(&mut self, settings: &Settings, now: Tick) {
-        self.link = Link::Up(Session::new(settings, now), now);
+    pub(super) fn connected(&mut self, plan: &Plan, now: Tick) {
+        self.link = Link::Up(plan.session(now), now);
         self.connections += 1;
         self.progressed = false;
     }
@@ -99,14 +99,14 @@ impl Lane {
     }
 
     /// States that a window was acknowledged whole or in part.
-    pub(super) fn progress(&mut self, whole: bool, settings: &Settings) {
+    pub(super) fn progress(&mut self, whole: bool, plan: &Plan) {
         self.failures = 0;
         self.last_error = None;
         if whole {
             self.careful = false;
             self.alone = false;
             let more = self.most.saturating_add(self.most / 2 + 1);
-            self.most = more.min(settings.bulk_max_size);
+            self.most = more.min(plan.bulk_max_size);
         }
     }
 
@@ -122,13 +122,11 @@ impl Lane {
     }
 
     /// The wait after a failure: doubling, half of it by chance, so that many daemons spread.
-    pub(super) fn back_off(&mut self, settings: &Settings, halving: bool) -> Duration {
-        let doubled = settings
-            .backoff_init
-            .saturating_mul(1 << self.failures.min(16));
-        let mut full = doubled.min(settings.backoff_max);
+    pub(super) fn back_off(&mut self, plan: &Plan, halving: bool) -> Duration {
+        let doubled = plan.backoff_init.saturating_mul(1 << self.failures.min(16));
+        let mut full = doubled.min(plan.backoff_max);
         if halving {
-            full = full.min(HALVING_WAIT_MAX.max(settings.backoff_init));
+            full = full.min(HALVING_WAIT_MAX.max(plan.backoff_init));
         }
         self.failures = self.failures.saturating_add(1);
         self.salt = self

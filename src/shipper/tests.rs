@@ -27,6 +27,7 @@ use crate::queue::Portion;
 use crate::queue::Position;
 use crate::queue::batch::Batch;
 use crate::queue::writer::Writer;
+use crate::sink::lumberjack::Settings;
 use crate::units::Timestamp;
 
 fn settings(hosts: usize) -> Settings {
@@ -170,7 +171,7 @@ impl World {
             peers: settings.hosts.iter().map(|_| None).collect(),
             dialled: Vec::new(),
             dead: BTreeSet::new(),
-            shipper: Shipper::new(settings, cursor, 0),
+            shipper: Shipper::new(settings.plan(), cursor, 0),
             stored: cursor,
             open: mine.clone(),
             mine,
@@ -340,7 +341,7 @@ impl World {
                 let Some((events, _)) = self.oldest(lane) else {
                     continue;
                 };
-                let host = self.shipper.settings.hosts[self.shipper.lanes[lane].host].clone();
+                let host = self.shipper.plan.hosts[self.shipper.lanes[lane].host].clone();
                 match server(&host, events, self.now) {
                     Verdict::Ack => {
                         let all = u32::try_from(events.len()).unwrap();
@@ -516,7 +517,7 @@ fn a_server_that_never_answers_is_left_after_the_timeout_and_the_next_host_tried
 fn the_first_host_is_by_chance_and_the_back_off_ends_with_progress_not_with_a_connection() {
     let cursor = Cursor::default();
     for salt in 0..3 {
-        let mut shipper = Shipper::new(settings(3), cursor, salt);
+        let mut shipper = Shipper::new(settings(3).plan(), cursor, salt);
         let effects = shipper.step(Input::Clock, Tick(0));
         assert_eq!(effects, [Effect::Connect(0, format!("{salt}:5044"))]);
     }

@@ -71,7 +71,7 @@ impl Shipper {
             windows: self.windows,
             connections: self.lanes.iter().map(|lane| lane.connections).sum(),
             last_error: self.trouble.clone().or(last_error),
-            hosts: if self.settings.loadbalance {
+            hosts: if self.plan.loadbalance {
                 hosts
             } else {
                 Vec::new()

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::Plan;
 use crate::clock::Tick;
 use crate::event::Ack;
 use crate::lumberjack::Client;
@@ -55,7 +56,26 @@ impl Settings {
             events: self.bulk_max_size,
             bytes: usize::try_from(self.bulk_max_bytes).unwrap_or(usize::MAX),
             compression_level: self.compression_level,
-            version: self.version,
+            format: self.version.into(),
+        }
+    }
+
+    /// How it is shipped to.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        Plan {
+            hosts: self.hosts.clone(),
+            loadbalance: self.loadbalance,
+            bulk_max_size: self.bulk_max_size,
+            ttl: self.ttl,
+            backoff_init: self.backoff_init,
+            backoff_max: self.backoff_max,
+            peer: Some(client::Settings {
+                version: self.version,
+                pipelining: self.pipelining,
+                timeout: self.timeout,
+                ack_stall_timeout: self.ack_stall_timeout,
+            }),
         }
     }
 
@@ -97,25 +117,10 @@ impl Settings {
 #[derive(Debug)]
 pub struct Session(client::Session);
 
-/// What the server said.
-#[derive(Debug)]
-pub struct Heard {
-    /// Events that it took over, if any.
-    pub ack: Option<Ack>,
-    /// How often it said that it is alive.
-    pub keep_alives: u32,
-}
-
 impl Session {
     /// A session on a fresh connection.
     #[must_use]
-    pub fn new(settings: &Settings, now: Tick) -> Self {
-        let settings = client::Settings {
-            version: settings.version,
-            pipelining: settings.pipelining,
-            timeout: settings.timeout,
-            ack_stall_timeout: settings.ack_stall_timeout,
-        };
+    pub fn new(settings: client::Settings, now: Tick) -> Self {
         Self(client::Session::new(settings, now))
     }
 
@@ -135,20 +140,16 @@ impl Session {
         self.0.wrote(now);
     }
 
-    /// Takes bytes from the server.
+    /// Takes bytes from the server; the ACK in them, if there is one.
     ///
     /// # Errors
     /// The fault that ends the connection, in words.
-    pub fn received(&mut self, bytes: &[u8], now: Tick) -> Result<Heard, String> {
+    pub fn received(&mut self, bytes: &[u8], now: Tick) -> Result<Option<Ack>, String> {
         let progress = self
             .0
             .received(bytes, now)
             .map_err(|fault| fault.to_string())?;
-        let ack = (progress.events > 0).then(|| Ack::witnessed(progress.events));
-        Ok(Heard {
-            ack,
-            keep_alives: progress.keep_alives,
-        })
+        Ok((progress.events > 0).then(|| Ack::witnessed(progress.events)))
     }
 
     /// Looks at the timers.

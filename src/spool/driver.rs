@@ -29,6 +29,7 @@ use crate::clock::Tick;
 use crate::config;
 use crate::config::Defaults;
 use crate::config::Grants;
+use crate::config::Outlet;
 use crate::config::Problem;
 use crate::config::Standing;
 use crate::config::check_folder;
@@ -71,8 +72,8 @@ pub struct Checks {
     pub rescan: Duration,
     /// `[defaults]`.
     pub defaults: Defaults,
-    /// The names of the outputs.
-    pub outputs: Vec<String>,
+    /// The outputs that they may write to.
+    pub outlets: Vec<Outlet>,
     /// `[credentials]`.
     pub grants: Grants,
 }
@@ -219,7 +220,7 @@ impl Driver {
             self.watch.hint(&name, hint, now_both());
         }
         if let Some(checks) = mail.checks {
-            let checked = |checks: &Checks| (checks.defaults.clone(), checks.outputs.clone());
+            let checked = |checks: &Checks| (checks.defaults.clone(), checks.outlets.clone());
             let is_other = checked(&self.checks) != checked(&checks);
             self.watch.set_settle(checks.settle);
             self.checks = checks;
@@ -429,7 +430,7 @@ impl Driver {
     ) -> Result<Job, Vec<Problem>> {
         let Checks {
             defaults,
-            outputs,
+            outlets,
             grants,
             ..
         } = &self.checks;
@@ -438,7 +439,7 @@ impl Driver {
             daemon: self.settings.daemon,
             grants: grants.clone(),
         };
-        load_job(name, folder, hash, &standing, defaults, outputs)
+        load_job(name, folder, hash, &standing, defaults, outlets)
     }
 
     fn owners(&self, name: &str, tree: &Tree, job: &Job) -> Vec<Problem> {

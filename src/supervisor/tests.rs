@@ -73,6 +73,7 @@ fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
         })),
         route: Route::default(),
         on_result: None,
+        waits_for: Vec::new(),
         keep: Keep {
             runs: 50,
             age: MINUTE,

@@ -130,7 +130,7 @@ impl<'a> Client<'a> {
             events: talk.window,
             bytes: WINDOW_BYTES_MAX,
             compression_level: talk.level,
-            version: talk.version,
+            format: talk.version.into(),
         };
         Self {
             talk,

@@ -17,6 +17,7 @@ mod harness;
 mod languages;
 mod library;
 mod life;
+mod outputs;
 mod plugins;
 mod policy;
 mod pressure;

@@ -95,6 +95,7 @@ fn bench(script: &str) -> Bench {
         receive: None,
         route: Route::to(vec!["lumberjack".into()]),
         on_result: None,
+        waits_for: Vec::new(),
         keep: Keep {
             runs: 50,
             age: Duration::from_secs(1000),

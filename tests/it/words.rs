@@ -209,6 +209,7 @@ fn the_manual_names_every_key_and_every_command() {
     }
     spool.settings(&format!("[receiver.ssl]\n{odd}\n"));
     spool.settings(&format!("[output.tls]\n{odd}\n[output.tls.ssl]\n{odd}\n"));
+    spool.settings("[output.file]\nzzzzzzzz = 1\n[output.stdout]\nzzzzzzzz = 1\n");
     spool.settings("[output.second]\nkind = \"lumberjack\"\nhosts = [\"h\"]\nzzzzzzzz = 1\n");
     let root = spool.command(&["check"]);
     let (jobs, root) = (said(&jobs), said(&root));

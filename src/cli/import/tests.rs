@@ -72,7 +72,7 @@ fn load(draft: &Draft) -> Job {
         daemon,
         grants: Grants::default(),
     };
-    let outputs = ["lumberjack".to_owned()];
+    let outputs = [crate::config::Outlet::to("lumberjack")];
     let none = Defaults::none();
     load_job(&draft.name, &folder, "0", &standing, &none, &outputs)
         .map_err(|problems| format!("{problems:?}\n{}", draft.toml))

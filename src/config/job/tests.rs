@@ -83,7 +83,7 @@ fn folder() -> tempfile::TempDir {
 fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
     let dir = folder();
     fs::write(dir.path().join(JOB_FILE), bytes).unwrap();
-    let outputs = ["lumberjack".to_owned(), "archive".to_owned()];
+    let outputs = ["lumberjack", "archive"].map(Outlet::to);
     let standing = own();
     let place = Place {
         name: "idp",
@@ -947,4 +947,54 @@ fn a_plugin_is_named_by_the_job_or_by_the_defaults_and_can_be_left_out() {
         said[0].starts_with("jobs/idp/job.toml:6:13: results.on_result: `plugins/mine` cannot be"),
         "{said:?}"
     );
+}
+
+#[test]
+fn the_tag_chooses_among_the_outputs_and_events_that_go_nowhere_are_a_problem() {
+    let mut idp = routing::Tags::default();
+    idp.add("idp.*").unwrap();
+    let outlets = [
+        Outlet {
+            required: false,
+            tags: idp,
+            ..Outlet::to("idp")
+        },
+        Outlet::to("all"),
+    ];
+    let load = |text: &str, outlets: &[Outlet]| {
+        let dir = folder();
+        let text = format!("{text}\n[script]\nrun = 'a.sh'\n[schedule]\nevery = '1m'\n");
+        fs::write(dir.path().join(JOB_FILE), text).unwrap();
+        fs::write(dir.path().join("a.sh"), "").unwrap();
+        let standing = own();
+        let place = Place {
+            name: "logins",
+            folder: dir.path(),
+            generation: "0123",
+            standing: &standing,
+        };
+        load_job_with(&place, &Defaults::none(), outlets, lookup)
+    };
+    let names = |text: &str| {
+        let job = load(text, &outlets).unwrap();
+        (job.route.outputs().join(" "), job.waits_for.join(" "))
+    };
+    let both = ("all idp".to_owned(), "all".to_owned());
+    assert_eq!(names(""), ("all".to_owned(), "all".to_owned()));
+    assert_eq!(names("tag = 'idp.logins'"), both);
+    let one = "tag = 'idp.logins'\noutput = { to = ['idp'] }";
+    assert_eq!(names(one), ("idp".to_owned(), "idp".to_owned()));
+    for (text, outlets, expected) in [
+        ("", &outlets[..1], "tag: the events go nowhere"),
+        ("tag = 'x y'", &outlets, "cannot be a name"),
+        (
+            "output = { to = ['idp'] }",
+            &outlets,
+            "does not take the tag `logins`",
+        ),
+    ] {
+        let problems = load(text, outlets).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].to_string().contains(expected), "{problems:?}");
+    }
 }

@@ -2,7 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::protocol::frame::Version;
 use std::fs;
+
+fn server(output: &crate::config::Output) -> &sink::lumberjack::Settings {
+    match &output.kind {
+        sink::Settings::Lumberjack(settings) => settings,
+        other => panic!("{other:?} is no server"),
+    }
+}
 
 /// Every key of this step.
 const WHOLE: &str = r#"root = "data"
@@ -73,7 +81,7 @@ fn every_key_is_taken() {
     assert_eq!(root.max_concurrent_runs, 8);
     let names: Vec<&str> = root.outputs.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["second", "lumberjack"], "in the order of the file");
-    let OutputKind::Lumberjack(second) = &root.outputs[0].kind;
+    let second = server(&root.outputs[0]);
     assert_eq!(second.hosts, ["a:5044", "b:1", "[::1]:5044", "[::1]:9"]);
     assert_eq!(
         (
@@ -93,7 +101,7 @@ fn every_key_is_taken() {
     assert_eq!(second.backoff_init, Duration::from_secs(3));
     assert_eq!(second.backoff_max, Duration::from_secs(4));
     assert!(!root.outputs[0].required && root.outputs[1].required);
-    let OutputKind::Lumberjack(first) = &root.outputs[1].kind;
+    let first = server(&root.outputs[1]);
     assert_eq!(first.hosts, ["logs:5044"]);
     let queue = queue::Settings {
         max_bytes: 16 << 20,
@@ -151,7 +159,7 @@ fn missing_sections_take_their_defaults() {
     assert_eq!(root.max_concurrent_runs, 64);
     assert_eq!(root.queue.max_bytes, 10 << 30);
     assert_eq!(root.queue.durability, Durability::Sync);
-    let OutputKind::Lumberjack(output) = &root.outputs[0].kind;
+    let output = server(&root.outputs[0]);
     assert_eq!((output.bulk_max_size, output.pipelining), (2048, 2));
     assert_eq!(
         (output.bulk_max_bytes, output.version),
@@ -179,7 +187,7 @@ fn overrides_win_over_the_file_and_are_named_when_they_are_wrong() {
     .unwrap();
     assert_eq!(root.queue.max_bytes, 1 << 30);
     assert_eq!(root.queue.batch_events, 8, "the last one wins");
-    let OutputKind::Lumberjack(output) = &root.outputs[0].kind;
+    let output = server(&root.outputs[0]);
     assert_eq!(output.hosts, ["x:1"]);
     let found = load(SMALL, &["queue.max_bytes=7", "nonsense=1"]).unwrap_err();
     assert!(
@@ -275,5 +283,53 @@ fn no_prefix_of_a_valid_file_panics() {
         if let Err(problems) = load(&WHOLE[..end], &[]) {
             assert!(!problems.is_empty());
         }
+    }
+}
+
+#[test]
+fn each_kind_of_output_has_its_keys_and_no_two_write_to_one_place() {
+    let text = "[output.archive]\nkind = 'file'\npath = 'out/a.ndjson'\nrotate_bytes = '1MiB'\nkeep = 2\ntags = ['idp.*', '!idp.noise']\nrequired = false\nstart = 'oldest'\n[output.stdout]\n";
+    let root = load(text, &[]).unwrap();
+    let sink::Settings::File(file) = &root.outputs[0].kind else {
+        panic!("{:?}", root.outputs[0]);
+    };
+    assert!(file.path.is_absolute() && file.path.ends_with("out/a.ndjson"));
+    assert_eq!((file.rotate_bytes, file.keep), (1 << 20, 2));
+    assert_eq!(root.outputs[0].start, queue::Begin::Oldest);
+    assert!(root.outputs[0].tags.take("idp.x") && !root.outputs[0].tags.take("idp.noise"));
+    assert_eq!(root.outputs[1].kind, sink::Settings::Stdout);
+    assert_eq!(root.outputs[1].start, queue::Begin::Newest);
+    for (text, expected) in [
+        ("[output.file]", "output.file.path: is missing"),
+        (
+            "[output.file]\npath = 'queue/x'",
+            "queue/ of the root is no place",
+        ),
+        ("[output.file]\npath = '/var/log/'", "names no file"),
+        (
+            "[output.file]\npath = 'x'\nhosts = ['a']",
+            "unknown key `hosts`",
+        ),
+        (
+            "[output.file]\npath = 'x'\ntags = ['!']",
+            "an empty pattern",
+        ),
+        ("[output.file]\npath = 'x'\ntags = []", "names no tag"),
+        (
+            "[output.file]\npath = 'x'\n[output.b]\nkind = 'file'\npath = './x'",
+            "another output writes to",
+        ),
+        (
+            "[output.stdout]\n[output.b]\nkind = 'stdout'",
+            "another output writes to standard output",
+        ),
+        (
+            "[output.stdout]\n[receiver]\nlisten = '127.0.0.1:1'",
+            "write print = false",
+        ),
+    ] {
+        let found = load(text, &[]).unwrap_err();
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains(expected), "{text}: {found:#?}");
     }
 }

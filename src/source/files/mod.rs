@@ -114,6 +114,8 @@ pub struct Setup {
     pub user: User,
     /// The outputs that get the events.
     pub route: Route,
+    /// Those of them that its clean-ups wait for.
+    pub waits_for: Vec<String>,
     /// Who ships.
     pub identity: Identity,
     /// When a portion is full.

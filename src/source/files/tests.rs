@@ -54,6 +54,7 @@ fn rig(globs: &[&str], change: impl FnOnce(&mut Wanted)) -> Rig {
         fields: serde_json::Map::new(),
         user: User::own(),
         route: Route::to(vec!["out".to_owned()]),
+        waits_for: vec!["out".to_owned()],
         identity: Identity {
             host_name: "h".to_owned(),
             agent_id: "a".to_owned(),

@@ -466,6 +466,7 @@ impl Tracked {
                 id: self.of,
                 head: self.head,
                 outputs: setup.route.outputs().to_vec(),
+                waits_for: setup.waits_for.clone(),
                 at: draft.at.0,
             },
             from,

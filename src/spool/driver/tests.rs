@@ -27,7 +27,7 @@ fn checks(output: &str) -> Checks {
         settle: SETTLE,
         rescan: Duration::from_secs(30),
         defaults: Defaults::none(),
-        outputs: vec![output.to_owned()],
+        outlets: vec![Outlet::to(output)],
         grants: Grants::default(),
     }
 }

@@ -1,0 +1,148 @@
+//! Several outputs on one queue: each gets exactly its events, in order, whatever becomes of the others.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::Keep;
+use crate::harness::Logstash;
+use crate::harness::SOON;
+use crate::harness::Spool;
+use crate::harness::said;
+use crate::harness::signal;
+use crate::harness::spoolbeat;
+use crate::harness::wait_until;
+
+const OFTEN: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"100ms\"\n";
+const ONCE: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+
+/// The events of a file output, those rotated away first.
+fn lines(path: &Path, rotated: u32) -> Vec<Value> {
+    let older = (1..=rotated)
+        .rev()
+        .map(|n| format!("{}.{n}", path.display()));
+    let text: String = older
+        .chain([path.display().to_string()])
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect();
+    assert!(text.is_empty() || text.ends_with('\n'), "half a line");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// What a job printed, as far as it is among these, without those that came twice.
+fn messages(events: &[Value], job: &str) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    events
+        .iter()
+        .filter(|event| {
+            event["job"]["name"] == job && event["event"]["id"].as_str().unwrap().contains(".o.")
+        })
+        .filter(|event| seen.insert(event["event"]["id"].as_str().unwrap().to_owned()))
+        .map(|event| event["message"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_file_gets_its_tags_in_order_over_kills_and_rotation() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.settings(
+        "[output.archive]\nkind = \"file\"\npath = \"out/a.ndjson\"\nrotate_bytes = \"64KiB\"\nkeep = 1000\ntags = [\"idp.*\", \"!idp.noise\"]\n",
+    );
+    fs::create_dir(spool.root().join("out")).unwrap();
+    let count = "n=$(cat \"$SPOOLBEAT_STATE_DIR/n\" 2>/dev/null || echo 0)\nfor i in 1 2 3 4 5 6 7 8 9 10; do n=$((n+1)); echo $n; done\necho $n > \"$SPOOLBEAT_STATE_DIR/n\"\n";
+    let tagged = |tag: &str| format!("tag = \"{tag}\"\n{OFTEN}");
+    spool.job("logins", &tagged("idp.logins"), "job.sh", count);
+    spool.job("noise", &tagged("idp.noise"), "job.sh", "echo noise\n");
+    spool.job("disk", OFTEN, "job.sh", "echo disk\n");
+    let path = spool.root().join("out/a.ndjson");
+    for _ in 0..3 {
+        let before = fs::read_dir(spool.root().join("out")).unwrap().count();
+        spool.start();
+        wait_until(SOON, "the file is rotated", || {
+            fs::read_dir(spool.root().join("out")).unwrap().count() > before
+        });
+        spool.kill();
+        // What a kill in the middle of a write leaves.
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap();
+        file.write_all(b"{\"half").unwrap();
+    }
+    for job in ["logins", "noise", "disk"] {
+        spool.remove(job);
+    }
+    spool.start();
+    wait_until(SOON, "all is quiet", || {
+        let status = spool.status();
+        status["totals"]["waiting_events"] == 0
+            && status["jobs"].as_array().is_some_and(Vec::is_empty)
+    });
+    let events = lines(&path, 1000);
+    let numbers: Vec<u64> = messages(&events, "logins")
+        .iter()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    assert!(numbers.len() > 50 && numbers.is_sorted(), "{numbers:?}");
+    let sent: Vec<String> = logstash.lines("logins");
+    assert!(numbers.iter().all(|n| sent.contains(&n.to_string())));
+    for foreign in ["noise", "disk", "spoolbeat"] {
+        assert!(messages(&events, foreign).is_empty(), "{foreign}");
+    }
+    let status = spool.status();
+    let archive = &status["outputs"][1];
+    assert!(archive["not_mine_events"].as_u64() > Some(0), "{archive}");
+    assert_eq!(archive["state"], "connected");
+    spool.stop();
+}
+
+#[test]
+fn standard_output_takes_lines_and_its_end_is_no_end_of_the_daemon() {
+    let logstash = Logstash::new(Keep::Events);
+    let spool = Spool::new(logstash.port());
+    spool.settings("[output.stdout]\n");
+    spool.job("hello", ONCE, "job.sh", "echo one; echo two\n");
+    let root = spool.root();
+    let once = spool.command(&["run", "--once", root.to_str().unwrap()]);
+    assert!(once.status.success(), "{}", said(&once));
+    let text = String::from_utf8(once.stdout).unwrap();
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(messages(&events, "hello"), ["one", "two"]);
+    assert!(events.iter().all(|event| event["@metadata"].is_object()));
+
+    spool.job("hello", OFTEN, "job.sh", "echo more\n");
+    let mut daemon = spoolbeat()
+        .arg("run")
+        .arg(&root)
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(spool.log()).unwrap())
+        .spawn()
+        .unwrap();
+    let mut stdout = daemon.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).unwrap();
+    drop(stdout);
+    wait_until(SOON, "the output says that its reader is gone", || {
+        let said = spool.status()["outputs"][1]["last_error"].to_string();
+        said.contains("standard output cannot be written")
+    });
+    let before = logstash.count();
+    wait_until(SOON, "the other output goes on", || {
+        logstash.count() > before + 5
+    });
+    signal("TERM", daemon.id());
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
