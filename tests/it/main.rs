@@ -15,6 +15,7 @@ mod first_light;
 mod fuzz;
 mod harness;
 mod languages;
+mod import;
 mod library;
 mod life;
 mod outputs;

@@ -111,6 +111,11 @@ fn scripts(draft: &mut Draft, beat: &Value) -> bool {
         "powershell" => "ps1",
         _ => "sh",
     };
+    if !["python", "powershell", "bash"].contains(&language.as_str()) {
+        draft.leave_out(format!(
+            "language = {language}: it knew no such language and ran nothing; bash is written instead"
+        ));
+    }
     let body = |key: &str| beat.pointer(&format!("/scripts/{key}")).and_then(text);
     let Some(scheduled) = body("scheduled_run") else {
         draft.leave_out("there is no scripts.scheduled_run, so nothing was ever run on a schedule");

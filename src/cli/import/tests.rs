@@ -158,6 +158,43 @@ fn harvested_files_keep_their_clean_up() {
 }
 
 #[test]
+fn each_frequency_becomes_what_was_done_and_a_deadly_one_is_told() {
+    for (frequency, seconds, told) in [
+        ("\"90\"", 90, false),
+        ("90", 90, false),
+        ("\"2h\"", 7200, false),
+        ("\"0\"", 60, false),
+        ("\"500ms\"", 60, true),
+        ("\"\"", 60, true),
+        ("soon", 60, true),
+    ] {
+        let text = SCRIPTABLE.replace("frequency: \"90\"", &format!("frequency: {frequency}"));
+        let import = imported(&text);
+        let schedule = &load(&import.jobs[0]).task.unwrap().schedule;
+        let wanted = Schedule::EveryAfter(Duration::from_secs(seconds));
+        assert_eq!(*schedule, wanted, "{frequency}");
+        let left_out = import.jobs[0].left_out.join("\n");
+        assert_eq!(left_out.contains("ended the scheduler"), told, "{left_out}");
+    }
+}
+
+#[test]
+fn a_script_that_is_not_there_or_empty_is_no_step_and_a_strange_language_is_told() {
+    let text = SCRIPTABLE
+        .replace("    startup_run: |\n      print(\"warm\")\n", "")
+        .replace(
+            "      import os\n      os.makedirs(\"state\", exist_ok=True)\n",
+            "      # nothing yet\n",
+        )
+        .replace("language: python", "language: ruby");
+    let import = imported(&text);
+    let task = load(&import.jobs[0]).task.unwrap();
+    assert_eq!((&task.first_run, &task.startup), (&None, &None));
+    let left_out = import.jobs[0].left_out.join("\n");
+    assert!(left_out.contains("it knew no such language"), "{left_out}");
+}
+
+#[test]
 fn modules_are_the_words_that_a_shell_made_of_them_but_for_options() {
     let text = SCRIPTABLE.replace(
         "- requests==2.32.4",
