@@ -23,6 +23,7 @@ use crate::queue::Portion;
 use crate::run::Exit;
 use crate::run::Order;
 use crate::run::Outcome;
+use crate::run::Phase;
 use crate::run::Trigger;
 use crate::runner;
 use crate::runner::Ended;
@@ -56,9 +57,10 @@ const EXIT_COULD_NOT_START: u8 = 126;
 /// Added to a signal's number, as shells do.
 const EXIT_SIGNAL: i32 = 128;
 
-/// Runs the task of `job` with its data in `state_dir`, by shims from the executable `shim`. Returns the exit
-/// code: that of the script, or 124 for a timeout, 126 for a script that could not be started and
-/// 128 + n for signal n. Ctrl-C asks the script to end, a second one kills it.
+/// Runs the task of `job` with its data in `state_dir`, by shims from the executable `shim`; its modules are
+/// installed beside that folder first. Returns the exit code: that of the script (or of the installation that
+/// failed), or 124 for a timeout, 126 for a script that could not be started and 128 + n for signal n.
+/// Ctrl-C asks the script to end, a second one kills it.
 pub async fn run(
     job: Arc<Job>,
     task: Arc<Task>,
@@ -66,6 +68,32 @@ pub async fn run(
     state_dir: PathBuf,
     shim: PathBuf,
 ) -> u8 {
+    let spec = |task, trigger| {
+        let at = clock::now();
+        Spec {
+            job: Arc::clone(&job),
+            task,
+            run: RunId::new(at, std::process::id()),
+            trigger,
+            scheduled_at: None,
+            last_success_at: None,
+            state_dir: state_dir.clone(),
+        }
+    };
+    if let Some(mut modules) = task.in_phase(Phase::Modules) {
+        // No result keeps what the installer says of its trouble.
+        modules.stderr.events = true;
+        modules.stderr.phases.push(Phase::Modules);
+        let spec = spec(Arc::new(modules), Trigger::Modules);
+        let code = run_one(spec, identity.clone(), shim.clone()).await;
+        if code != 0 {
+            return code;
+        }
+    }
+    run_one(spec(task, Trigger::Manual), identity, shim).await
+}
+
+async fn run_one(spec: Spec, identity: Identity, shim: PathBuf) -> u8 {
     let (intake, mut portions) = Intake::channel(INTAKE_DEPTH);
     let host = Arc::new(Host {
         intake,
@@ -78,16 +106,6 @@ pub async fn run(
         results: None,
         cgroups: Cgroups::find("try"),
     });
-    let at = clock::now();
-    let spec = Spec {
-        job,
-        task,
-        run: RunId::new(at, std::process::id()),
-        trigger: Trigger::Manual,
-        scheduled_at: None,
-        last_success_at: None,
-        state_dir,
-    };
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let unread = orders.clone();
     let interrupts = tokio::spawn(order_on_interrupt(orders));

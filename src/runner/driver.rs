@@ -604,7 +604,12 @@ impl Driver {
                 format!("ran longer than its timeout of {}", write_duration(timeout))
             }
             (_, Some(Exit::Code(code))) if outcome == Outcome::Failed => {
-                format!("exit code {code}")
+                match self.spec.trigger.phase() {
+                    Phase::Modules => {
+                        format!("its modules could not be had (exit code {code} of the installer)")
+                    }
+                    _ => format!("exit code {code}"),
+                }
             }
             (Outcome::Oom, _) => "used more memory than limits.memory allows".to_owned(),
             (_, Some(Exit::Signal(signal))) if outcome == Outcome::Signalled => {
