@@ -2,7 +2,8 @@
 //! defects, each with a test that has its number in its name, `defect_01` to `defect_15`, and the acceptance
 //! cases that came of them, `acceptance_a` to `acceptance_g`.
 //!
-//! Here are those that are about the whole; 3 to 5 and D, E are in `capture`, 8 to 13 in `files`, F in `zoo`.
+//! Here are those that are about the whole; 1, 2 and A are in `life`, 3 to 5, D and E in `capture`, 8 to 13 in
+//! `files`, F in `zoo`, and G is with the import.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -193,4 +195,60 @@ fn acceptance_b_four_lines_with_a_sleep_in_the_middle_arrive_within_1_s_each() {
     }
     assert!(worst.last() < Some(&DELAY.as_millis()), "{worst:?} ms");
     spool.stop();
+}
+
+/// Acceptance case C: the server is away for 20 s while lines are produced. Every line arrives once it is
+/// back; files that are to be deleted stay until the ACK.
+#[test]
+fn acceptance_c_a_server_that_is_away_for_20_s_costs_no_line_and_no_file() {
+    const AWAY: Duration = Duration::from_secs(20);
+    let mut logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let source = spool.root().join("source");
+    fs::create_dir(&source).unwrap();
+    let toml = format!(
+        "[script]\nrun = \"job.sh\"\n[schedule]\nkeep_running = true\n[[files]]\npaths = [\"{}/*\"]\nscan = \"200ms\"\nquiet = \"200ms\"\nafter_ack = \"delete\"\n",
+        source.display()
+    );
+    let script = format!(
+        "n=0; while :; do n=$((n + 1)); echo \"line $n\"; [ $((n % 10)) = 0 ] && echo \"file $n\" >{}/$n; sleep 0.1; done\n",
+        source.display()
+    );
+    spool.job("job", &toml, "job.sh", &script);
+    spool.start();
+    wait_until(SOON, "lines arrive", || {
+        !numbers(&logstash, "line ").is_empty()
+    });
+    logstash.close();
+    let (closed, before) = (Instant::now(), numbers(&logstash, "line ").len());
+    wait_until(AWAY * 2, "the server is away for 20 s", || {
+        closed.elapsed() >= AWAY
+    });
+    let waiting = fs::read_dir(&source).unwrap().count();
+    assert!(waiting > 5, "{waiting} files wait for the ACK");
+    logstash.open();
+    wait_until(SOON, "files go", || {
+        fs::read_dir(&source).unwrap().count() < waiting / 2
+    });
+    spool.stop();
+    assert_eq!(spool.last_words()["labels"]["waiting_events"], 0);
+    let lines = numbers(&logstash, "line ");
+    assert!(lines.len() > before + 50, "{} lines", lines.len());
+    let last = lines.last().copied().unwrap();
+    assert_eq!(lines, (1..=last).collect::<BTreeSet<u64>>(), "each of them");
+    let files = numbers(&logstash, "file ");
+    let tens: BTreeSet<u64> = (1..=last / 10).map(|n| n * 10).collect();
+    let left = fs::read_dir(&source).unwrap().flatten();
+    let left = left.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // What is not here any more has arrived; the last ones may have been read no more.
+    let gone: BTreeSet<u64> = tens.difference(&left.collect()).copied().collect();
+    assert!(files.is_superset(&gone), "{files:?} of {gone:?}");
+}
+
+/// The numbers behind a word in the messages of `job`.
+fn numbers(logstash: &Logstash, word: &str) -> BTreeSet<u64> {
+    let events = logstash.events("job");
+    let messages = events.iter().filter_map(|event| event["message"].as_str());
+    let found = messages.filter_map(|message| message.strip_prefix(word)?.parse().ok());
+    found.collect()
 }

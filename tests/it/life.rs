@@ -35,8 +35,7 @@ fn lines(spool: &Spool, job: &str, name: &str) -> usize {
 }
 
 #[test]
-fn a_first_run_that_exits_3_keeps_startup_away_and_is_tried_at_each_start_until_it_has_succeeded_once()
- {
+fn defect_01_a_first_run_that_fails_keeps_startup_away_and_is_tried_until_it_has_succeeded_once() {
     const JOB: &str = "[script]\nrun = \"job.sh\"\nfirst_run = \"setup.sh\"\nstartup = \"warmup.sh\"\n[schedule]\nevery = \"200ms\"\n[capture.stdout]\nphases = [\"first_run\", \"run\"]\n";
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
@@ -87,7 +86,7 @@ fn a_first_run_that_exits_3_keeps_startup_away_and_is_tried_at_each_start_until_
 }
 
 #[test]
-fn a_job_without_first_run_or_startup_reaches_its_schedule() {
+fn defect_02_a_job_without_first_run_or_startup_reaches_its_schedule() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
     for (job, key) in [

@@ -127,7 +127,7 @@ fn a_scriptable_beat_becomes_a_job_that_does_the_same() {
 }
 
 #[test]
-fn both_spellings_of_monitor_sources_are_taken() {
+fn acceptance_g_both_spellings_of_monitor_sources_are_taken() {
     for key in ["moniror_sources", "monitor_sources"] {
         let import = imported(&SCRIPTABLE.replace("moniror_sources", key));
         let task = load(&import.jobs[0]).task.unwrap();

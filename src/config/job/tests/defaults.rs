@@ -198,6 +198,12 @@ fn rows() -> Vec<Row> {
         &[("to", "['archive']", "['lumberjack']")],
         "",
     ));
+    rows.extend(keys_of("results", &[("on_result", "'a'", "'b'")], ""));
+    rows.extend(keys_of(
+        "results",
+        &[("on_result_timeout", "'7s'", "'8s'")],
+        "results.on_result = 'a'",
+    ));
     rows.extend(keys_of(
         "results.keep",
         &[
