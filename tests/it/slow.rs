@@ -26,7 +26,7 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// Windows that may be in flight at a time, as `pipelining` is by default.
 const IN_FLIGHT: usize = 2;
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
@@ -421,4 +421,63 @@ fn slow_a_thousand_jobs_miss_no_tick() {
     spool.stop();
     let distinct: BTreeSet<String> = logstash.acked_ids().into_iter().collect();
     assert!(distinct.len() as u64 >= ran * 3);
+}
+
+#[test]
+fn slow_ten_thousand_folders_dropped_at_once_are_loaded_and_cost_little() {
+    const FOLDERS: usize = 10_000;
+    const MEMORY: u64 = 150 << 20;
+    if skipped("slow_ten_thousand_folders_dropped_at_once_are_loaded_and_cost_little") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Ids);
+    let mut spool = Spool::with_defaults(logstash.port());
+    let idle = "[script]\nrun = \"job.sh\"\nlanguage = \"sh\"\n[schedule]\ncron = \"0 0 1 1 *\"\n";
+    let staged = spool.root().join("staged");
+    for n in 0..FOLDERS {
+        let folder = staged.join(format!("job-{n:05}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("job.toml"), idle).unwrap();
+        fs::write(folder.join("job.sh"), format!("echo {n}\n")).unwrap();
+    }
+    spool.start();
+    wait_until(SOON, "it runs", || spool.status().is_object());
+    let jobs = spool.root().join("jobs");
+    let dropped = Instant::now();
+    for n in 0..FOLDERS {
+        let name = format!("job-{n:05}");
+        fs::rename(staged.join(&name), jobs.join(&name)).unwrap();
+    }
+    let log = || fs::read_to_string(spool.log()).unwrap_or_default();
+    wait_until(DRAIN, "all folders are loaded", || {
+        log().matches("job is loaded").count() == FOLDERS
+    });
+    let took = dropped.elapsed();
+    let mut bad = usize::MAX;
+    wait_until(SOON, "status knows them all", || {
+        let status = spool.status();
+        let jobs = status["jobs"].as_array().cloned().unwrap_or_default();
+        bad = jobs.iter().filter(|job| job["state"] != "idle").count();
+        jobs.len() == FOLDERS
+    });
+    assert_eq!(bad, 0, "each is idle");
+    let memory = spool.peak_memory();
+    // A whole period of the full look, so that just one is in it.
+    let look = Duration::from_secs(30);
+    let (before, started) = (spool.cpu(), Instant::now());
+    wait_until(look * 2, "a period has passed", || {
+        started.elapsed() >= look
+    });
+    let share = (spool.cpu() - before).as_secs_f64() / started.elapsed().as_secs_f64();
+    let figures = format!(
+        "{FOLDERS} folders: loaded in {took:.1?}, peak memory {} MiB, idle {:.2} % of a core",
+        memory >> 20,
+        share * 100.0
+    );
+    say(&figures);
+    assert!(
+        took < Duration::from_secs(30) && memory < MEMORY && share < 0.02,
+        "{figures}"
+    );
+    spool.stop();
 }

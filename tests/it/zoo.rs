@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ use crate::harness::Spool;
 use crate::harness::lives;
 use crate::harness::needs_root;
 use crate::harness::wait_until;
+use crate::slow::say;
+use crate::slow::skipped;
 
 /// Patience with the whole zoo on a busy machine.
 const ZOO: Duration = Duration::from_secs(90);
@@ -397,11 +400,14 @@ fn a_killed_daemon_leaves_no_process_and_the_next_start_no_cgroup() {
     });
 }
 
+/// Acceptance case F: with a child that sleeps an hour the daemon ends within the stop timeout after TERM,
+/// also with one that ignores it.
 #[test]
-fn a_stop_ends_a_script_and_its_child_that_sleeps_an_hour() {
+fn acceptance_f_a_stop_ends_a_script_and_its_child_that_sleeps_an_hour_in_time() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
     let logstash = Logstash::new(Keep::Ids);
     let mut spool = Spool::new(logstash.port());
-    spool.settings("[stop]\ntimeout = \"2s\"\n");
+    spool.settings("[stop]\ntimeout = \"10s\"\n");
     let script =
         "trap '' TERM; sleep 3600 & echo $!; setsid sleep 3600 & echo $!; wait; wait; sleep 3600\n";
     spool.job(
@@ -415,85 +421,96 @@ fn a_stop_ends_a_script_and_its_child_that_sleeps_an_hour() {
         spool.latest_result("sleeps", "stdout").lines().count() == 2
     });
     let pids = spool.latest_result("sleeps", "stdout");
-    // `stop` waits for the end within its deadline, and the exit code 0.
+    let told = Instant::now();
+    // Waits for the end, and the exit code 0.
     spool.stop();
+    assert!(told.elapsed() < TIMEOUT, "{:?}", told.elapsed());
     assert!(!pids.lines().any(lives), "{pids}");
     assert_eq!(record(&spool, "sleeps")["outcome"], "killed");
 }
 
+/// How many jobs the soak has; all of them run at once at its beginning.
+const SOAKED: usize = 24;
+
+/// What grows with each run shows itself over 10,000 of them. What does not is kept out: the memory that
+/// 24 runs at once need is there before it is measured, as all first runs wait for each other, and the
+/// allocator has one arena, as it makes another one, of some MiB, whenever two threads happen to meet.
 #[test]
-fn soak_10000_runs_leave_no_descriptor_process_cgroup_or_memory() {
-    if std::env::var_os("SPOOLBEAT_SOAK").is_none_or(|value| value != "1") {
-        drop(std::io::Write::write_all(
-            &mut std::io::stdout(),
-            b"SKIP soak_10000_runs: set SPOOLBEAT_SOAK=1 for tests that take many minutes\n",
-        ));
-        return;
-    }
+fn slow_10000_runs_leave_no_descriptor_process_cgroup_or_memory() {
     const RUNS: u64 = 10_000;
     const WARM: u64 = 1_000;
+    const PATIENCE: Duration = Duration::from_secs(1200);
+    if skipped("slow_10000_runs_leave_no_descriptor_process_cgroup_or_memory") {
+        return;
+    }
     let logstash = Logstash::new(Keep::Ids);
     let mut spool = Spool::new(logstash.port());
-    for n in 0..8 {
-        let keys = "limits = { open_files = 100 }";
-        let name = format!("quick-{n}");
-        spool.job(
-            &name,
-            &toml(keys, "every = \"100ms\""),
-            "job.sh",
-            "(sleep 0 &); echo on\n",
-        );
-    }
-    spool.start();
-    let ended = |spool: &Spool| -> u64 {
-        let status = spool.status();
-        let jobs = status["jobs"].as_array().cloned().unwrap_or_default();
-        jobs.iter()
-            .filter_map(|job| job["runs"]["success"].as_u64())
-            .sum()
-    };
-    let patience = Duration::from_secs(1200);
-    wait_until(patience, "it is warm", || ended(&spool) >= WARM);
+    spool.start_with(&[("MALLOC_ARENA_MAX", "1")]);
+    wait_until(SOON, "it is there", || spool.status().is_object());
     let proc = Path::new("/proc").join(spool.pid().to_string());
     let count = |name: &str| fs::read_dir(proc.join(name)).unwrap().count();
+    let idle = count("fd");
+    let go = spool.root().join("go");
+    let script = format!(
+        "echo x >&2; while [ ! -e {} ]; do sleep 0.1; done; (sleep 0 &); echo on\n",
+        go.display()
+    );
+    let names: Vec<String> = (0..SOAKED).map(|n| format!("quick-{n}")).collect();
+    let keys = "language = \"sh\"\nlimits = { open_files = 100 }";
+    for name in &names {
+        spool.job(name, &toml(keys, "every = \"100ms\""), "job.sh", &script);
+    }
+    let sum = |key: &str| -> u64 {
+        let status = spool.status();
+        let jobs = status["jobs"].as_array().cloned().unwrap_or_default();
+        let each = jobs.iter().filter_map(|job| match key {
+            "running" => job["running"].as_array().map(|runs| runs.len() as u64),
+            _ => job["runs"][key].as_u64(),
+        });
+        each.sum()
+    };
+    wait_until(PATIENCE, "all run at once", || {
+        sum("running") == SOAKED as u64
+    });
+    fs::write(&go, "").unwrap();
+    wait_until(PATIENCE, "it is warm", || sum("success") >= WARM);
     let memory = || -> u64 {
         let status = fs::read_to_string(proc.join("status")).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    let (descriptors, before) = (count("fd"), memory());
-    wait_until(patience, "10,000 runs have ended", || {
-        ended(&spool) >= WARM + RUNS
+    let (before, first) = (memory(), sum("success"));
+    wait_until(PATIENCE, "10,000 more runs have ended", || {
+        sum("success") >= first + RUNS
     });
-    let after = memory();
-    drop(std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!(
-            "VmRSS after {WARM} runs {before} kB, after {} {after} kB\n",
-            WARM + RUNS
-        )
-        .as_bytes(),
+    let (after, last) = (memory(), sum("success"));
+    for name in &names {
+        spool.remove(name);
+    }
+    wait_until(SOON, "all jobs are gone", || {
+        spool.status()["jobs"].as_array().is_some_and(Vec::is_empty)
+    });
+    // By now the output has a connection, and the segment that it reads.
+    wait_until(SOON, "descriptors are closed", || count("fd") <= idle + 2);
+    say(&format!(
+        "VmRSS {before} kB after {first} runs, {after} kB after {last}; {idle} descriptors before, {} after",
+        count("fd")
     ));
     assert!(
         after * 100 <= before * 105,
-        "{before} kB before, {after} kB after"
+        "{before} kB after {first} runs, {after} kB after {last}"
     );
-    // Some of the eight may be running at this moment, with a handful of descriptors each.
-    wait_until(SOON, "descriptors are closed", || {
-        count("fd") <= descriptors
-    });
     spool.stop();
     let root = spool.root().display().to_string();
-    let left: Vec<_> = fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(|entry| {
-            fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&root))
-        })
-        .collect();
+    let here = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&root))
+    };
+    let left: Vec<_> = fs::read_dir("/proc").unwrap().flatten().collect();
+    let left: Vec<_> = left.into_iter().filter(here).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert!(cgroups().len() < 8, "{:?}", cgroups());
+    // Other tests may have some at this moment.
+    wait_until(SOON, "no folder of a cgroup is left", || {
+        cgroups().len() < SOAKED
+    });
 }
