@@ -54,8 +54,19 @@ pub struct Entry {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// Whether it is a folder (links are not followed).
-    pub is_dir: bool,
+    /// What it is (links are not followed).
+    pub kind: EntryKind,
+}
+
+/// What an [`Entry`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A plain file.
+    File,
+    /// A folder.
+    Folder,
+    /// A link, FIFO, socket or device.
+    Other,
 }
 
 /// An open file, addressed by offset.
@@ -246,7 +257,11 @@ impl Disk for OsDisk {
                 Ok(meta) => entries.push(Entry {
                     name,
                     bytes: meta.len(),
-                    is_dir: meta.is_dir(),
+                    kind: match meta.file_type() {
+                        kind if kind.is_file() => EntryKind::File,
+                        kind if kind.is_dir() => EntryKind::Folder,
+                        _ => EntryKind::Other,
+                    },
                 }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

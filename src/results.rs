@@ -23,6 +23,7 @@ use crate::clock::Tick;
 use crate::disk;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
+use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::disk::OsDisk;
 use crate::disk::Replace;
@@ -309,7 +310,7 @@ impl Results {
         let entries = list(&self.dir)?;
         Ok(entries
             .into_iter()
-            .filter(|entry| entry.is_dir && is_plain_name(&entry.name))
+            .filter(|entry| entry.kind == EntryKind::Folder && is_plain_name(&entry.name))
             .map(|entry| entry.name)
             .collect())
     }
@@ -326,7 +327,7 @@ impl Results {
         entries.reverse();
         Ok(entries
             .into_iter()
-            .filter(|entry| entry.is_dir && is_plain_name(&entry.name))
+            .filter(|entry| entry.kind == EntryKind::Folder && is_plain_name(&entry.name))
             .map(|entry| RunId::from_text(&entry.name))
             .collect())
     }

@@ -256,6 +256,12 @@ pub struct Queue {
     pub total_bytes: u64,
     /// Bytes that are free on its file system; absent when that cannot be known.
     pub free_bytes: Option<u64>,
+    /// Damaged parts of it that are set aside in `queue/quarantine/`.
+    pub quarantined: u64,
+    /// Their bytes.
+    pub quarantined_bytes: u64,
+    /// How many were removed there to make room for newer ones.
+    pub quarantine_removed: u64,
     /// Why it cannot be written, in words; absent when it can.
     pub broken: Option<String>,
 }

@@ -24,12 +24,14 @@ use crate::control::AskError;
 use crate::deadletter;
 use crate::disk;
 use crate::disk::Disk;
+use crate::disk::EntryKind;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::log::printable;
 use crate::process;
 use crate::queue::inspect;
 use crate::queue::inspect::Survey;
+use crate::queue::quarantine;
 use crate::status::Answer;
 use crate::status::Request;
 use crate::status::Status;
@@ -339,6 +341,7 @@ impl Doctor {
                 "the next start sends everything again that is kept; receivers know it by event.id";
             self.wrong("cursors", found, fix);
         }
+        self.quarantine(disk, &dir);
         self.outputs(disk, &dir, survey, status);
         self.space(disk, &dir, draft, survey);
         self.time(survey);
@@ -366,6 +369,25 @@ impl Doctor {
                     self.ok("queue", found);
                 }
             }
+        }
+    }
+
+    fn quarantine(&mut self, disk: &Arc<dyn Disk>, dir: &Path) {
+        match quarantine::summary(&**disk, dir) {
+            Err(error) => self.wrong("quarantine", error.to_string(), "see to the disk"),
+            Ok(found) if found.entries > 0 => {
+                let said = format!(
+                    "{} of damage set aside ({})",
+                    count(found.entries, "part"),
+                    show_bytes(found.bytes)
+                );
+                let fix = format!(
+                    "look after the disk; the reasons lie in {}, yours to remove",
+                    dir.join(quarantine::DIR).display()
+                );
+                self.warn("quarantine", said, fix);
+            }
+            Ok(_) => self.ok("quarantine", "empty".to_owned()),
         }
     }
 
@@ -548,10 +570,10 @@ impl Doctor {
 /// Sizes of all files at most `depth` folders below `dir`; what cannot be looked at counts nothing.
 fn bytes_below(disk: &dyn Disk, dir: &Path, depth: u32) -> u64 {
     let entries = disk.list(dir).unwrap_or_default();
-    let sizes = entries.iter().map(|entry| match (entry.is_dir, depth) {
-        (false, _) => entry.bytes,
-        (true, 0) => 0,
-        (true, depth) => bytes_below(disk, &dir.join(&entry.name), depth - 1),
+    let sizes = entries.iter().map(|entry| match (entry.kind, depth) {
+        (EntryKind::Folder, 0) => 0,
+        (EntryKind::Folder, depth) => bytes_below(disk, &dir.join(&entry.name), depth - 1),
+        _ => entry.bytes,
     });
     sizes.sum()
 }

@@ -21,6 +21,7 @@ use crate::config;
 use crate::daemon::Error;
 use crate::daemon::deliveries;
 use crate::daemon::deliveries::Deliveries;
+use crate::daemon::disk_watch::DiskWatch;
 use crate::daemon::harvesters::Harvesters;
 use crate::daemon::herald::Herald;
 use crate::daemon::identity;
@@ -78,9 +79,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a second daemon tries to get the lock: long enough for a dead daemon's children, short
 /// enough that it ends within a second.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Between two looks at how much room the queue's disk has.
-const SPACE_EVERY: Duration = Duration::from_secs(60);
 
 /// Between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -191,10 +189,7 @@ pub(super) struct House {
     keeper: Keeper,
     /// None with `--once`, and when the drain has begun.
     listeners: Option<Listeners>,
-    /// When the queue's disk is looked at next.
-    space_at: Tick,
-    /// Whether it was said that it gets full.
-    lacks_space: bool,
+    disk: DiskWatch,
     /// Started with the first host.
     harvesters: Option<Harvesters>,
     /// Likewise.
@@ -219,6 +214,8 @@ impl House {
             outputs: &outputs,
         };
         let handle = tokio::runtime::Handle::current();
+        // Before it is opened, so that what that sets aside is told.
+        let disk = DiskWatch::new(start.dir);
         let (queue, taps, report) = Queue::start(start, &handle).map_err(Error::Queue)?;
         if report.damaged_records > 0 {
             tracing::error!(
@@ -251,8 +248,7 @@ impl House {
             ledger,
             keeper: Keeper::new(results, root.results_bytes),
             listeners: None,
-            space_at: Tick::default(),
-            lacks_space: false,
+            disk,
             harvesters: None,
             deliveries: None,
             claim,
@@ -343,7 +339,10 @@ impl House {
     pub(super) fn look_after(&mut self) -> Option<QueueLevel> {
         let now = clock::tick();
         self.keeper.look_after(now);
-        self.look_at_space(now);
+        let damaged = self.disk.look_after(now, &self.level.borrow());
+        if let Some(parts) = damaged {
+            self.tell(&Notice::Quarantined { parts });
+        }
         let changed = self.level.has_changed();
         let level = self.level.borrow_and_update();
         if changed.is_err() && self.queue.is_some() {
@@ -516,32 +515,6 @@ impl House {
         }
     }
 
-    fn queue_status(&self) -> status::Queue {
-        let level = self.level.borrow();
-        status::Queue {
-            held_bytes: level.held_bytes,
-            max_bytes: level.max_bytes,
-            total_bytes: level.total_bytes,
-            free_bytes: OsDisk.free_bytes(&self.claim.root.join("queue")).ok(),
-            broken: level.stuck.clone(),
-        }
-    }
-
-    /// Warns of a disk that is too small for the queue before it is full; says it once.
-    fn look_at_space(&mut self, now: Tick) {
-        if now < self.space_at {
-            return;
-        }
-        self.space_at = now.after(SPACE_EVERY);
-        let lacking = self.queue_status().lacks_space();
-        match &lacking {
-            Some(why) if !self.lacks_space => tracing::warn!("the queue's disk gets full: {why}"),
-            None if self.lacks_space => tracing::info!("the queue's disk has room again"),
-            _ => {}
-        }
-        self.lacks_space = lacking.is_some();
-    }
-
     /// The whole status: the supervisor's part and what is known here.
     pub(super) fn status(&self, snapshot: Snapshot) -> Status {
         let outputs = self.views.status();
@@ -587,7 +560,7 @@ impl House {
                     .map_or(status::Deliveries::NONE, Deliveries::totals),
                 sources: ledger.counters,
             },
-            queue: self.queue_status(),
+            queue: self.disk.status(&self.level.borrow()),
             outputs,
             jobs,
         }

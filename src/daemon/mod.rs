@@ -29,6 +29,7 @@ use crate::supervisor::Start;
 use crate::supervisor::Supervisor;
 
 mod deliveries;
+mod disk_watch;
 mod driver;
 mod harvesters;
 mod herald;

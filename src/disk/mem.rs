@@ -22,6 +22,7 @@ use std::sync::MutexGuard;
 use super::Disk;
 use super::DiskFile;
 use super::Entry;
+use super::EntryKind;
 use super::Open;
 use super::Replace;
 use platter::Change;
@@ -457,7 +458,7 @@ impl Disk for MemDisk {
             (!name.contains('/')).then(|| Entry {
                 name: name.to_owned(),
                 bytes: state.contents[*inode].len() as u64,
-                is_dir: false,
+                kind: EntryKind::File,
             })
         });
         Ok(inside.collect())

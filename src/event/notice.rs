@@ -35,6 +35,11 @@ pub enum Notice {
     },
     /// It is so no longer.
     PressureOver,
+    /// Damaged parts of the queue were set aside.
+    Quarantined {
+        /// How many.
+        parts: u64,
+    },
 }
 
 /// `service.state` of a heartbeat.

@@ -14,6 +14,7 @@ use byteorder::LittleEndian;
 use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
+use crate::disk::EntryKind;
 use crate::disk::Open;
 
 /// How the names of cursor files begin; the output's name follows.
@@ -190,6 +191,9 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Cursors> {
         let Some(output) = entry.name.strip_prefix(PREFIX) else {
             continue;
         };
+        if entry.kind != EntryKind::File {
+            continue;
+        }
         match peek(disk, dir, output) {
             Ok(Some(cursor)) => all.found.push((output.to_owned(), cursor)),
             // Made, and not written yet.
@@ -321,6 +325,39 @@ mod tests {
                     found.seq >= synced.max(1) && found.seq <= seq,
                     "{found:?} after {seq}, kept {kept}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn one_damaged_slot_costs_one_interval_and_none_ever_leads_ahead() {
+        let disk = MemDisk::default();
+        let dir = Path::new("/q");
+        disk.make_dir(dir).unwrap();
+        let (mut file, _) = CursorFile::open(&disk, dir, "out").unwrap();
+        for seq in [5, 6] {
+            file.store(&cursor(seq)).unwrap();
+            file.sync().unwrap();
+        }
+        let path = path(dir, "out");
+        let whole = disk.read(&path, 4096).unwrap();
+        let raw = disk.open(&path, Open::Write).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let byte = whole[bit / 8];
+            raw.write_at(bit as u64 / 8, &[byte ^ 1 << (bit % 8)])
+                .unwrap();
+            let found = peek(&disk, dir, "out").unwrap().unwrap();
+            assert!(
+                [cursor(5), cursor(6)].contains(&found),
+                "bit {bit}: {found:?}"
+            );
+            raw.write_at(bit as u64 / 8, &[byte]).unwrap();
+        }
+        for cut in (0..=whole.len()).rev() {
+            raw.truncate(cut as u64).unwrap();
+            match peek(&disk, dir, "out").unwrap() {
+                Some(found) => assert!([cursor(5), cursor(6)].contains(&found), "cut {cut}"),
+                None => assert!(cut < USED_BYTES, "cut {cut}"),
             }
         }
     }

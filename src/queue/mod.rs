@@ -21,6 +21,7 @@ pub mod fact;
 pub mod inspect;
 pub mod ledger;
 pub mod log;
+pub mod quarantine;
 pub mod record;
 pub mod recover;
 pub mod segment;

@@ -17,12 +17,15 @@ use super::cursor::Cursors;
 use super::ledger::Ledger;
 use super::log;
 use super::log::LogReader;
+use super::quarantine;
 use super::record::Bad;
 use super::record::Body;
 use super::segment;
 use super::segment::BadHead;
 use super::segment::Position;
 use crate::disk::Disk;
+use crate::disk::Entry;
+use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::units::Timestamp;
 
@@ -93,6 +96,8 @@ pub(crate) struct Recovered {
     pub(crate) torn_bytes: u64,
     /// Records after the checkpoint that could not be read.
     pub(crate) damaged_records: u64,
+    /// Segments that hold nothing that can be read, not even a head.
+    pub(crate) strange: Vec<u64>,
     /// How far the outputs are.
     pub(crate) cursors: Cursors,
     /// The highest segment that anything names: its number and those below are not given again.
@@ -100,14 +105,78 @@ pub(crate) struct Recovered {
 }
 
 /// Reads what a queue folder holds and cuts a torn tail off.
-pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    now: Timestamp,
+) -> Result<Recovered, OpenError> {
     disk.make_dir(dir).map_err(|error| OpenError::Disk {
         path: dir.to_path_buf(),
         error,
     })?;
-    let mut found = survey(disk, dir)?;
+    let mut found = loop {
+        match survey(disk, dir) {
+            // Each turn takes a segment away, so there is an end to it.
+            Err(OpenError::Disk { path, error }) if quarantine::is_lasting(&error) => {
+                let name = path.file_name().and_then(|name| name.to_str());
+                let Some(id) = name.and_then(segment::id_of) else {
+                    return Err(OpenError::Disk { path, error });
+                };
+                let id = quarantine::culprit(&**disk, dir, id);
+                let reason = format!("it cannot be read: {error}");
+                move_away(disk, dir, id, &reason, now)?;
+            }
+            found => break found?,
+        }
+    };
+    for id in std::mem::take(&mut found.strange) {
+        let reason = "its head is none, or another segment's, and no record of it can be found";
+        move_away(disk, dir, id, reason, now)?;
+        found.segments.retain(|(segment, _)| *segment != id);
+    }
     cut_tail(disk, dir, &mut found)?;
     Ok(found)
+}
+
+fn move_away(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    id: u64,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), OpenError> {
+    quarantine::move_segment(&**disk, dir, id, reason, now).map_err(|error| OpenError::Disk {
+        path: dir.join(segment::file_name(id)),
+        error,
+    })
+}
+
+/// Says what lies in the queue's folder and is not of the queue; it is left alone.
+fn warn_of_strangers(dir: &Path, entries: &[Entry]) {
+    let strangers = entries.iter().filter(|entry| !is_ours(entry));
+    let names: Vec<&str> = strangers
+        .map(|entry| &*entry.name)
+        .take(STRANGERS_MAX)
+        .collect();
+    if !names.is_empty() {
+        tracing::warn!(dir = %dir.display(), names = names.join(", "), "what is not of the queue lies in its folder, and is left alone");
+    }
+}
+
+/// Most strange names that are said.
+const STRANGERS_MAX: usize = 10;
+
+fn is_ours(entry: &Entry) -> bool {
+    let name = &*entry.name;
+    if entry.kind == EntryKind::Folder {
+        return name == quarantine::DIR;
+    }
+    let known = ["lock", "reserve"].contains(&name)
+        || segment::id_of(name).is_some()
+        || name.starts_with("checkpoint-")
+        || name.starts_with("cursor-")
+        || name.starts_with(".new-");
+    known && entry.kind == EntryKind::File
 }
 
 /// Reads what a queue folder holds and changes nothing, so it also serves a root whose daemon runs.
@@ -118,10 +187,16 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
     };
     // First, so that the cursors of a daemon that goes on are never ahead of what is found.
     let cursors = cursor::all(&**disk, dir).map_err(at_dir)?;
-    let mut segments: Vec<(u64, u64)> = disk
-        .list(dir)
-        .map_err(at_dir)?
+    let entries = disk.list(dir).map_err(at_dir)?;
+    warn_of_strangers(dir, &entries);
+    // Also of what is no file: its name is not used.
+    let named = entries
+        .iter()
+        .filter_map(|entry| segment::id_of(&entry.name));
+    let last_named = named.max().unwrap_or(0);
+    let mut segments: Vec<(u64, u64)> = entries
         .into_iter()
+        .filter(|entry| entry.kind == EntryKind::File)
         .filter_map(|entry| Some((segment::id_of(&entry.name)?, entry.bytes)))
         .collect();
     segments.sort_unstable();
@@ -143,6 +218,7 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
         created: BTreeMap::new(),
         torn_bytes: 0,
         damaged_records: 0,
+        strange: Vec::new(),
         cursors,
         last_segment: 0,
     };
@@ -161,12 +237,11 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
     found.ledger.pass(floors.seq.max(passed_seq));
     found.ledger.next_number = found.ledger.next_number.max(floors.number);
     let passed_segment = passed.map(|cursor| cursor.at.segment).max().unwrap_or(0);
-    let last = found.segments.last().map_or(0, |(last, _)| *last);
     let checkpointed = match found.last_checkpoint {
         0 => 0,
         _ => found.end.segment,
     };
-    found.last_segment = last.max(checkpointed).max(passed_segment);
+    found.last_segment = last_named.max(checkpointed).max(passed_segment);
     Ok(found)
 }
 
@@ -183,7 +258,9 @@ fn check_heads(
     found: &mut Recovered,
 ) -> Result<Floors, OpenError> {
     let mut floors = Floors { seq: 1, number: 1 };
-    for (id, _) in &found.segments {
+    let mut unreadable = None;
+    let last = found.segments.last().map(|(last, _)| *last);
+    for (id, bytes) in &found.segments {
         let path = dir.join(segment::file_name(*id));
         match log::read_head(&**disk, dir, *id) {
             Ok(Ok(head)) => {
@@ -198,25 +275,45 @@ fn check_heads(
                     what: format!("format {version}"),
                 });
             }
+            // What begins with zeros at the end was never whole: nobody was promised anything of it.
+            Ok(Err(BadHead::Damaged))
+                if *bytes > segment::HEAD_BYTES as u64
+                    && !(last == Some(*id) && begins_with_zeros(disk, &path))
+                    && is_empty(disk, dir, *id) =>
+            {
+                found.strange.push(*id);
+            }
             Ok(Err(BadHead::Damaged)) => {
                 tracing::warn!(
                     segment = *id,
                     "segment's header is damaged; its records are looked for all the same"
                 );
             }
-            Err(error) => return Err(OpenError::Disk { path, error }),
+            // Only behind all others, which may be of a newer format.
+            Err(error) => unreadable = unreadable.or(Some(OpenError::Disk { path, error })),
         }
     }
-    Ok(floors)
+    unreadable.map_or(Ok(floors), Err)
+}
+
+fn begins_with_zeros(disk: &Arc<dyn Disk>, path: &Path) -> bool {
+    let mut head = [1; segment::HEAD_BYTES];
+    let read = disk
+        .open(path, Open::Read)
+        .and_then(|file| file.read_at(0, &mut head));
+    read.is_ok() && head.iter().all(|byte| *byte == 0)
+}
+
+/// Whether no record of a segment can be found.
+fn is_empty(disk: &Arc<dyn Disk>, dir: &Path, id: u64) -> bool {
+    let at = |segment| Position { segment, offset: 0 };
+    let mut reader = LogReader::new(disk.clone(), dir, at(id));
+    matches!(reader.next(at(id + 1)), Ok(None))
 }
 
 fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), OpenError> {
     let Some((last, bytes)) = found.segments.last().copied() else {
         return Ok(());
-    };
-    let at_dir = |error| OpenError::Disk {
-        path: dir.to_path_buf(),
-        error,
     };
     let end = Position {
         segment: last,
@@ -224,13 +321,22 @@ fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), O
     };
     let mut reader = LogReader::new(disk.clone(), dir, found.end);
     let mut expected = None;
-    while let Some(record) = reader.next(end).map_err(at_dir)? {
+    loop {
+        let read = reader.next(end);
+        let at = dir.join(segment::file_name(reader.position().segment));
+        let at_segment = |error| OpenError::Disk {
+            path: at.clone(),
+            error,
+        };
+        let Some(record) = read.map_err(&at_segment)? else {
+            break;
+        };
         let header = record.header;
         if expected.is_some_and(|expected| header.number > expected) {
             found.damaged_records += header.number - expected.unwrap_or(header.number);
         }
         expected = Some(header.number + 1);
-        let body = reader.body(&record).map_err(at_dir)?;
+        let body = reader.body(&record).map_err(&at_segment)?;
         match body.map(|bytes| Body::read(&bytes)) {
             Some(Ok(body)) => {
                 found.ledger.fold(

@@ -23,6 +23,8 @@ use crate::disk::Disk;
 use crate::disk::Open;
 use crate::disk::mem::Fault;
 use crate::disk::mem::MemDisk;
+use crate::disk::mem::Verb;
+use crate::disk::mem::Verdict;
 use crate::event::Frames;
 use crate::event::Route;
 use crate::event::RunId;
@@ -489,4 +491,115 @@ fn the_accounts_come_out_even_wherever_the_log_is_damaged() {
             assert!(identity.holds(), "byte {at}: {identity}");
         }
     }
+}
+
+/// A queue of three segments or more, of events 1 to 60.
+fn segments_of(disk: &MemDisk) -> Writer {
+    let mut writer = open(disk);
+    for first in (0..60).step_by(10) {
+        writer
+            .append(&draft(portion(first, 10, 60_000)), Timestamp(1))
+            .unwrap();
+        writer.commit(Timestamp(1)).unwrap();
+    }
+    assert!(writer.segments() >= 3);
+    writer
+}
+
+fn segment_path(id: u64) -> std::path::PathBuf {
+    Path::new(DIR).join(segment::file_name(id))
+}
+
+#[test]
+fn a_segment_under_another_s_name_is_set_aside_and_all_others_are_read() {
+    let disk = MemDisk::default();
+    drop(segments_of(&disk));
+    let other = disk.read(&segment_path(3), 4 << 20).unwrap();
+    let file = disk.open(&segment_path(2), Open::Write).unwrap();
+    file.truncate(0).unwrap();
+    file.write_at(0, &other).unwrap();
+    let writer = open(&disk);
+    let found = events(&disk, &writer);
+    assert!(
+        found.len() >= 20 && found.len() < 60 && found[0] == 0,
+        "{found:?}"
+    );
+    assert_eq!(found.last(), Some(&59));
+    assert_eq!(writer.captured_seq(), 61);
+    let kept = quarantine::summary(&disk, Path::new(DIR)).unwrap();
+    assert_eq!((kept.entries, kept.bytes), (1, other.len() as u64));
+    drop(writer);
+    let writer = open(&disk);
+    assert_eq!(
+        events(&disk, &writer),
+        found,
+        "a second start finds the same"
+    );
+    assert_eq!(quarantine::summary(&disk, Path::new(DIR)).unwrap(), kept);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_set_aside_and_the_queue_opens() {
+    for errno in [libc::EACCES, libc::EIO] {
+        for id in 1..=3 {
+            let disk = MemDisk::default();
+            drop(segments_of(&disk));
+            let path = format!("{DIR}/{}", segment::file_name(id));
+            let mut moved = false;
+            disk.fail(Fault::Script(Box::new(move |call| {
+                moved |= call.verb == Verb::Rename && call.path.contains("quarantine");
+                let reads = call.verb == Verb::Open(Open::Read) || call.verb == Verb::Read;
+                if call.path == path && reads && !moved {
+                    Verdict::Fail(errno)
+                } else {
+                    Verdict::Go
+                }
+            })));
+            let writer = open(&disk);
+            let found = events(&disk, &writer);
+            assert!(found.len() < 60 && found.len() >= 20, "{id}: {found:?}");
+            let kept = quarantine::summary(&disk, Path::new(DIR)).unwrap();
+            assert_eq!(kept.entries, 1, "{id}");
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let survey = inspect::survey(&disk, Path::new(DIR)).unwrap();
+            for identity in inspect::identities(&survey) {
+                assert!(identity.holds(), "{id}: {identity}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_of_the_queue_is_left_alone_in_its_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("queue");
+    let open = || {
+        Writer::open(
+            Arc::new(crate::disk::OsDisk),
+            &dir,
+            settings(),
+            Timestamp(1),
+        )
+        .unwrap()
+        .0
+    };
+    drop(open());
+    let target = root.path().join("target");
+    std::fs::write(&target, "theirs").unwrap();
+    std::os::unix::fs::symlink(&target, dir.join(segment::file_name(2))).unwrap();
+    std::os::unix::fs::symlink(&target, dir.join("cursor-link")).unwrap();
+    std::fs::create_dir_all(dir.join(segment::file_name(3)).join("inside")).unwrap();
+    std::fs::write(dir.join("notes.txt"), "theirs").unwrap();
+    let mut writer = open();
+    assert_eq!(writer.durable_end().segment, 4, "their names are not used");
+    writer
+        .append(&draft(portion(0, 3, 5)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    drop(writer);
+    assert_eq!(open().captured_seq(), 4);
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "theirs");
+    assert!(dir.join(segment::file_name(2)).is_symlink());
+    assert!(dir.join(segment::file_name(3)).join("inside").is_dir());
+    assert!(dir.join("notes.txt").is_file() && dir.join("cursor-link").is_symlink());
 }

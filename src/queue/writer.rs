@@ -160,7 +160,7 @@ impl Writer {
         settings: Settings,
         now: Timestamp,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let mut found = recover::recover(&disk, dir)?;
+        let mut found = recover::recover(&disk, dir, now)?;
         let at_dir = |error| OpenError::Disk {
             path: dir.to_path_buf(),
             error,

@@ -34,6 +34,9 @@ use crate::sink::Turn;
 /// Longest sleep at a time: a suspended machine is noticed soon after it wakes.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// A segment that could not be read so often in a row is given up, if nothing can change that.
+const LOADS_MAX: u32 = 3;
+
 /// What one output starts with: where it reads, how it sends, where what is refused goes.
 #[derive(Debug)]
 pub struct Start {
@@ -214,6 +217,8 @@ impl Ports {
 
 struct Hands {
     loader: Loader,
+    /// Loads in a row that failed.
+    failed_loads: u32,
     letters: deadletter::Writer,
     file: CursorFile,
     marks: crate::queue::service::Marks,
@@ -234,6 +239,7 @@ impl Hands {
         let letters = deadletter::Writer::new(Arc::<dyn Disk>::clone(&disk), dead_letters);
         Self {
             loader: Loader::new(disk, &dir, &output, &cursor, settings.limits()),
+            failed_loads: 0,
             letters,
             file,
             marks,
@@ -273,8 +279,17 @@ impl Hands {
                 };
                 let load = || self.loader.load(&order, most, end);
                 Some(match tokio::task::block_in_place(load) {
-                    Ok(loaded) => Input::Loaded(loaded),
-                    Err(error) => Input::LoadFailed(error.to_string()),
+                    Ok(loaded) => {
+                        self.failed_loads = 0;
+                        Input::Loaded(loaded)
+                    }
+                    Err(error) => {
+                        self.failed_loads += 1;
+                        if self.failed_loads >= LOADS_MAX {
+                            self.loader.give_up_segment(&error, end.0);
+                        }
+                        Input::LoadFailed(error.to_string())
+                    }
                 })
             }
             Effect::SetAside { step, host, reason } => {

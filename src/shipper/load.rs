@@ -6,16 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::trail::Step;
 use super::trail::Way;
+use crate::clock;
 use crate::disk::Disk;
 use crate::event::Frames;
 use crate::queue::Position;
 use crate::queue::cursor::Cursor;
 use crate::queue::log;
 use crate::queue::log::LogReader;
+use crate::queue::quarantine;
+use crate::queue::quarantine::Span;
 use crate::queue::record::Body;
 use crate::queue::record::Header;
 use crate::queue::record::StoredEvents;
@@ -64,6 +68,8 @@ pub(crate) enum Found {
 /// Reads the log for one output.
 #[derive(Debug)]
 pub(crate) struct Loader {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     output: String,
     reader: LogReader,
     /// For single places, so that the other one stays where it is.
@@ -98,7 +104,9 @@ impl Loader {
         Self {
             output: output.to_owned(),
             reader: LogReader::new(disk.clone(), dir, cursor.at),
-            again: LogReader::new(disk, dir, cursor.at),
+            again: LogReader::new(disk.clone(), dir, cursor.at),
+            disk,
+            dir: dir.to_path_buf(),
             builder: Builder::new(limits),
             seq: cursor.seq,
             done: cursor.done,
@@ -175,6 +183,7 @@ impl Loader {
         for step in steps {
             let Some((count, stored)) = self.stored(step.at, end)? else {
                 tracing::error!(at = ?step.at, events = step.events, "a record is damaged; its events are lost to this output");
+                self.quarantine(step.at, step.next, (step.seq, step.events));
                 damaged.push(step.at);
                 continue;
             };
@@ -305,8 +314,50 @@ impl Loader {
                 next: Some(next),
                 way: Way::Damaged,
             });
+            self.quarantine(at, Some(next), (self.seq, events));
             self.seq = seq;
         }
+    }
+
+    /// Keeps what cannot be read for people to look at; without, the queue goes on all the same.
+    fn quarantine(&self, at: Position, next: Option<Position>, events: (u64, u64)) {
+        if next == Some(at) {
+            return;
+        }
+        let next = next.filter(|next| next.segment == at.segment);
+        let span = Span {
+            segment: at.segment,
+            from: at.offset,
+            to: next.map_or(u64::MAX, |next| next.offset),
+            events,
+        };
+        let reason = "no record with a checksum that fits was found here";
+        match quarantine::keep_span(&*self.disk, &self.dir, span, reason, clock::now()) {
+            // Missing as a whole: set aside already, or somebody's doing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, ?at, "a damaged part of the queue could not be set aside")
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Sets the segment aside that the next load would begin in, when it cannot be read and will not
+    /// be: its events are lost to this output, and no others have to wait for them.
+    pub(crate) fn give_up_segment(&mut self, error: &io::Error, end: Position) {
+        let at = self.reader.position();
+        let id = quarantine::culprit(&*self.disk, &self.dir, at.segment);
+        if id >= end.segment || !quarantine::is_lasting(error) {
+            return;
+        }
+        let reason = format!("it cannot be read: {error}");
+        if let Err(error) =
+            quarantine::move_segment(&*self.disk, &self.dir, id, &reason, clock::now())
+        {
+            tracing::warn!(%error, ?at, "a segment that cannot be read could not be set aside");
+        }
+        self.reader = LogReader::new(self.disk.clone(), &self.dir, at);
+        self.again = LogReader::new(self.disk.clone(), &self.dir, at);
     }
 
     fn next_record(&mut self, end: Position, steps: &mut Vec<Step>) -> io::Result<Next> {
@@ -342,6 +393,7 @@ impl Loader {
             .and_then(|bytes| Body::read(&bytes).ok())
         else {
             tracing::error!(at = ?found.at, events = rest, "a record is damaged; its events are lost to this output");
+            self.quarantine(found.at, Some(found.next), (seq, rest));
             steps.push(pass(Way::Damaged));
             return Ok(Next::Passed);
         };

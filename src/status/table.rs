@@ -328,6 +328,21 @@ fn preparation(job: &Job, now: Timestamp) -> Option<String> {
     Some(text)
 }
 
+/// Says what is wrong with the queue.
+fn queue_problems(lines: &mut Vec<String>, queue: &crate::status::Queue) {
+    if queue.quarantined > 0 {
+        lines.push(format!(
+            "queue: {} damaged parts ({}) are set aside in queue/quarantine, with the reasons",
+            queue.quarantined,
+            show_bytes(queue.quarantined_bytes)
+        ));
+    }
+    let lacking = queue.lacks_space();
+    lines.extend(lacking.map(|why| format!("queue: {why}")));
+    let broken = queue.broken.iter();
+    lines.extend(broken.map(|why| format!("queue: {why}")));
+}
+
 fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.daemon.paused.iter().cloned());
@@ -390,10 +405,7 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
             show_bytes(sources.bytes_cut)
         ));
     }
-    let lacking = status.queue.lacks_space();
-    lines.extend(lacking.map(|why| format!("queue: {why}")));
-    let broken = status.queue.broken.iter();
-    lines.extend(broken.map(|why| format!("queue: {why}")));
+    queue_problems(&mut lines, &status.queue);
     for job in &status.jobs {
         file_problems(&mut lines, job);
         delivery_problems(&mut lines, job);

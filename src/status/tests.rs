@@ -41,6 +41,9 @@ fn sample() -> Status {
             max_bytes: 10 << 20,
             total_bytes: 3 << 20,
             free_bytes: Some(1 << 30),
+            quarantined: 0,
+            quarantined_bytes: 0,
+            quarantine_removed: 0,
             broken: None,
         },
         outputs: vec![Output {
@@ -134,7 +137,8 @@ fn the_json_names_are_stable() {
         },
         "queue": {
             "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
-            "free_bytes": 1_073_741_824, "broken": null,
+            "free_bytes": 1_073_741_824, "quarantined": 0, "quarantined_bytes": 0,
+            "quarantine_removed": 0, "broken": null,
         },
         "outputs": [{
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",

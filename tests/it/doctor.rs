@@ -74,13 +74,14 @@ fn all_accounts_hold_after_kills_at_any_moment_under_load() {
     }
 }
 
-/// The largest segment.
+/// The oldest segment that holds a run.
 fn segment(spool: &Spool) -> PathBuf {
     let entries = fs::read_dir(spool.root().join("queue")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "seg"));
-    paths.sort_by_key(|path| fs::metadata(path).unwrap().len());
-    paths.pop().unwrap()
+    paths.sort();
+    let holds = |path: &PathBuf| fs::metadata(path).unwrap().len() > 10_000;
+    paths.into_iter().find(holds).unwrap()
 }
 
 #[test]
@@ -136,4 +137,71 @@ fn what_is_wrong_is_named_with_what_helps() {
     assert!(is_named(&warnings, "dead letters", "2 B"), "{report}");
     let shown = spool.command(&["doctor"]);
     assert!(said(&shown).contains(" needs care: "), "{}", said(&shown));
+}
+
+#[test]
+fn damage_is_set_aside_with_its_reason_counted_exactly_and_told() {
+    let mut logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    logstash.close();
+    let once = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+    for job in ["a", "b", "c"] {
+        spool.job(job, once, "job.sh", "seq 1 50\n");
+        spool.start();
+        wait_until(SOON, "the run has ended", || {
+            spool.job_status(job)["last_run"]["outcome"] == "success"
+        });
+        spool.kill();
+    }
+    let path = segment(&spool);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    logstash.open();
+    spool.start();
+    let told = || {
+        let events = logstash.events("spoolbeat");
+        events
+            .iter()
+            .any(|event| event["event"]["action"] == "queue-damage")
+    };
+    wait_until(
+        SOON,
+        "all that can be read is acknowledged, and the damage told",
+        || {
+            let status = spool.status();
+            status["totals"]["waiting_events"] == 0 && told()
+        },
+    );
+    let status = spool.status();
+    let damaged = status["outputs"][0]["damaged_events"].as_u64().unwrap();
+    assert!(damaged > 0 && damaged <= 52, "{status}");
+    assert_eq!(status["queue"]["quarantined"], 1, "{status}");
+    let dir = spool.root().join("queue/quarantine");
+    let names: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let reason = names
+        .iter()
+        .find(|path| path.extension().is_some_and(|ending| ending == "json"))
+        .unwrap();
+    let reason: Value = serde_json::from_slice(&fs::read(reason).unwrap()).unwrap();
+    assert_eq!(reason["events"].as_u64(), Some(damaged), "{reason}");
+    let (_, warnings) = doctor(&spool, "warning");
+    assert!(
+        is_named(&warnings, "quarantine", "1 part of damage"),
+        "{warnings:?}"
+    );
+    let (report, _) = doctor(&spool, "ok");
+    let wrong = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|one| one["verdict"] == "wrong");
+    assert!(
+        wrong.clone().all(|one| one["check"] == "queue"),
+        "only the damage itself: {report}"
+    );
 }

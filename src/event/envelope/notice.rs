@@ -134,6 +134,16 @@ fn told(notice: &Notice) -> Told {
             action: "queue-pressure",
             ..info
         },
+        Notice::Quarantined { parts } => Told {
+            message: format!(
+                "{parts} damaged parts of the queue were set aside in queue/quarantine"
+            ),
+            level: "error",
+            kind: "alert",
+            action: "queue-damage",
+            kinds: "error",
+            ..info
+        },
         Notice::PressureOver => Told {
             message: "the queue has room again: schedules go on".to_owned(),
             action: "queue-pressure-over",
@@ -248,6 +258,7 @@ mod tests {
             (Notice::OnTime { job }, "job-on-time", "event"),
             (Notice::Pressure { percent: 81 }, "queue-pressure", "event"),
             (Notice::PressureOver, "queue-pressure-over", "event"),
+            (Notice::Quarantined { parts: 2 }, "queue-damage", "alert"),
         ] {
             let mut out = Vec::new();
             envelope.notice(&mut out, Timestamp(1_763_712_488_123), 3, &notice);
