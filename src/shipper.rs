@@ -17,6 +17,7 @@ use crate::window::Window;
 
 mod doubt;
 pub mod driver;
+mod giveup;
 mod lane;
 mod load;
 mod trail;
@@ -73,6 +74,8 @@ pub enum Input<'a> {
     Took(usize),
     /// The queue has grown.
     Captured,
+    /// The queue is full: the events before this one are given up.
+    GiveUp(u64),
     /// A load is done.
     #[expect(
         private_interfaces,
@@ -169,6 +172,8 @@ pub struct Shipper {
     synced: Cursor,
     sync_at: Tick,
     windows: u64,
+    /// The events before this one are given up.
+    given_up: u64,
 }
 
 impl Shipper {
@@ -197,6 +202,7 @@ impl Shipper {
             synced: cursor,
             sync_at: Tick::default(),
             windows: 0,
+            given_up: 0,
             plan,
         }
     }
@@ -225,6 +231,7 @@ impl Shipper {
                 }
             }
             Input::Captured => self.at_end = false,
+            Input::GiveUp(seq) => self.give_up(seq, now, &mut effects),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
                 tracing::error!(%reason, "the queue cannot be read; it is tried again");
@@ -526,7 +533,9 @@ impl Shipper {
             self.stored = cursor;
             effects.push(Effect::Store(cursor));
         }
-        if self.stored != self.synced && now >= self.sync_at {
+        // What is given up is removed only when that is durable, and somebody waits for the room.
+        let due = now >= self.sync_at || self.synced.seq < self.given_up;
+        if self.stored != self.synced && due {
             self.synced = self.stored;
             effects.push(Effect::Sync(self.synced));
         }
@@ -586,6 +595,14 @@ impl Shipper {
     }
 
     fn load(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        if self.trail.end() < self.given_up {
+            self.loading = Some(Loading {
+                lane: None,
+                span: None,
+            });
+            effects.push(Effect::Load(Order::GiveUp(self.given_up), 0));
+            return;
+        }
         let lanes = self.lanes.len();
         for number in (0..lanes).map(|n| (self.turn + n) % lanes) {
             let lane = &self.lanes[number];

@@ -158,6 +158,11 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
     let root = &draft.root;
     report.root = Some(root.dir.clone());
     report.outputs = root.outputs.iter().map(Shown::of).collect();
+    if draft.outlets.iter().all(|outlet| !outlet.required) {
+        let message =
+            "no output is required: when the queue is full, each gives up its oldest events";
+        report.warnings.push(message.to_owned());
+    }
     if route(&draft.outlets, OWN_JOB).outputs().is_empty() {
         let message = format!(
             "no output takes the tag `{OWN_JOB}`: the daemon's own events, like heartbeats, go nowhere"

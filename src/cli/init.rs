@@ -33,7 +33,7 @@ hosts = ["127.0.0.1:5044"]
 # backoff = { init = "1s", max = "60s" }
 # tags = ["*"]                         # of which jobs: patterns of their `tag`
 # start = "newest"                     # a new output: "oldest" begins with all that is kept
-# required = true                      # the queue holds events until this output has them
+# required = true                      # false: it gives up its oldest events when the queue is full
 
 # [output.archive]                     # one JSON object a line, rotated
 # kind = "file"                        # "stdout" has no keys of its own: the same lines, for containers
@@ -58,6 +58,7 @@ hosts = ["127.0.0.1:5044"]
 # [queue]
 # max_bytes = "10GiB"
 # retain = { age = "24h", bytes = "1GiB" }   # kept after the server has it
+# on_full = "block"                    # or "drop_oldest": required outputs give up events too
 # durability = "sync"                  # or { interval = "1s" }
 # batch_events = 2048
 # batch_bytes = "1MiB"

@@ -32,6 +32,7 @@ use crate::event::envelope::Shape;
 use crate::files;
 use crate::queue;
 use crate::queue::Durability;
+use crate::queue::OnFull;
 use crate::sink;
 use crate::units::LUMBERJACK_PORT;
 
@@ -259,6 +260,7 @@ fn read_queue(root: &mut Table<'_, '_>) -> queue::Settings {
         batch_bytes: 1 << 20,
         flush: Duration::from_millis(100),
         compression_level: 3,
+        on_full: OnFull::Block,
     };
     let Some(mut table) = root.table("queue") else {
         return settings;
@@ -272,6 +274,13 @@ fn read_queue(root: &mut Table<'_, '_>) -> queue::Settings {
         set(&mut settings.retain_bytes, bytes);
         retain.finish();
     }
+    let on_full = [
+        ("block", OnFull::Block),
+        ("drop_oldest", OnFull::DropOldest),
+    ];
+    settings.on_full = table
+        .choice("on_full", &on_full)
+        .unwrap_or(settings.on_full);
     if let Some(durability) = read_durability(&mut table) {
         settings.durability = durability;
     }

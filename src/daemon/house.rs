@@ -593,6 +593,7 @@ fn readers(root: &config::Root) -> Vec<Reader> {
     let reader = |output: &config::Output| Reader {
         output: output.name.clone(),
         start: output.start,
+        required: output.required,
     };
     root.outputs.iter().map(reader).collect()
 }

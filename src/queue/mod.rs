@@ -87,6 +87,17 @@ pub struct Settings {
     pub flush: Duration,
     /// zlib level 0..=9 of stored batches. Default 3.
     pub compression_level: u32,
+    /// What happens when required outputs fill it. Default: block.
+    pub on_full: OnFull,
+}
+
+/// What happens when required outputs fill the queue; others give up their oldest events in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFull {
+    /// Sources wait.
+    Block,
+    /// The oldest events are given up, and counted.
+    DropOldest,
 }
 
 /// When events count as captured.

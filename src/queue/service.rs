@@ -5,6 +5,7 @@
 //! (group commit) and then answers every source. Knows nothing of jobs and outputs.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use super::Captured;
 use super::Durability;
+use super::OnFull;
 use super::Refused;
 use super::Settings;
 use super::batch::Batch;
@@ -58,6 +60,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How soon an append that found no room is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
+/// How soon it is tried again while outputs give up events: they need no longer.
+const GIVE_UP_EVERY: Duration = Duration::from_millis(5);
+
 type Answer = oneshot::Sender<Result<Seq, Refused>>;
 
 /// The door to the queue: cheap to clone, one per source.
@@ -95,7 +100,7 @@ impl Intake {
 /// How full the queue is and how far it is captured; changes with each commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Level {
-    /// Bytes that some output has not passed yet.
+    /// Bytes that some output has not passed yet for which the queue holds them.
     pub held_bytes: u64,
     /// Bytes of all segments.
     pub total_bytes: u64,
@@ -107,6 +112,8 @@ pub struct Level {
     pub end: Position,
     /// Number of the next event.
     pub next_seq: u64,
+    /// Outputs that the queue does not hold for give up what they have not passed before this event.
+    pub given_up: u64,
     /// Why nothing can be captured at the moment.
     pub stuck: Option<String>,
 }
@@ -147,6 +154,8 @@ pub struct Tap {
     pub level: watch::Receiver<Level>,
     /// Where it says how far it is, durably.
     pub marks: Marks,
+    /// Whether it gives up events when the queue is full.
+    pub gives_up: bool,
     /// Where its cursor is stored.
     pub file: CursorFile,
     /// How far it is.
@@ -173,6 +182,8 @@ pub struct Reader {
     pub output: String,
     /// Where it begins if it is new here.
     pub start: Begin,
+    /// Whether the queue holds its events as long as it takes.
+    pub required: bool,
 }
 
 /// Where a new output begins.
@@ -214,7 +225,10 @@ impl Queue {
         ));
         let ledger = writer.ledger();
         let abandoned = Arc::new(AtomicBool::new(false));
-        let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), None));
+        let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), 0, None));
+        let blocks = settings.on_full == OnFull::Block;
+        let holds = |reader: &&Reader| blocks && reader.required;
+        let holders = outputs.iter().filter(holds);
         let (intake, portions) = Intake::channel(PORTIONS_WAITING_MAX);
         let (drafts_tx, drafts) = mpsc::channel(BATCHES_WAITING_MAX);
         let (finished_tx, finished) = oneshot::channel();
@@ -227,6 +241,9 @@ impl Queue {
             last_tidy: Tick::default(),
             last_sync: Tick::default(),
             untidy: false,
+            holders: holders.map(|reader| reader.output.clone()).collect(),
+            given_up: 0,
+            given_up_at: Position::default(),
         };
         server.publish(None);
         runtime.spawn(batch_portions(portions, drafts_tx, settings));
@@ -244,6 +261,7 @@ impl Queue {
             dir: dir.to_path_buf(),
             level: level.clone(),
             marks: marks.clone(),
+            gives_up: !holds(&reader),
             file,
             cursor,
         };
@@ -328,7 +346,7 @@ fn open_cursors(
         ..Cursor::default()
     };
     let mut cursors = Vec::new();
-    for Reader { output, start } in outputs {
+    for Reader { output, start, .. } in outputs {
         let (mut file, stored) = CursorFile::open(disk, dir, output)?;
         let cursor = match stored {
             Stored::Cursor(cursor) if cursor.at <= head.0 && cursor.seq <= head.1 => cursor,
@@ -423,6 +441,12 @@ struct Server {
     last_sync: Tick,
     /// Whether it was said that tidying fails.
     untidy: bool,
+    /// The outputs that never give up an event.
+    holders: BTreeSet<String>,
+    /// As in [`Level`].
+    given_up: u64,
+    /// Where that event's segment begins.
+    given_up_at: Position,
 }
 
 impl Server {
@@ -520,8 +544,9 @@ impl Server {
                         said = true;
                     }
                     self.tidy(Pressure::Pressed);
+                    let gives_up = matches!(refused, AppendError::Full) && self.give_up();
                     self.publish(Some(refused.to_string()));
-                    clock::pause(RETRY_EVERY);
+                    clock::pause(if gives_up { GIVE_UP_EVERY } else { RETRY_EVERY });
                 }
             }
         }
@@ -574,17 +599,51 @@ impl Server {
         self.untidy = tidied.is_err();
     }
 
+    /// Has the oldest segment given up, if only outputs need it for which the queue does not hold it.
+    /// Returns whether it has to; when they have passed it, durably, it is removed as any other.
+    fn give_up(&mut self) -> bool {
+        let (oldest, next, seq) = match self.writer.oldest_sealed() {
+            Ok(Some(found)) => found,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "the oldest segment of the queue cannot be given up");
+                return false;
+            }
+        };
+        let gives_up = oldest < self.holding().segment;
+        if gives_up {
+            self.given_up = seq;
+            self.given_up_at.segment = next;
+        }
+        gives_up
+    }
+
+    /// How far the outputs are that never give up an event; the end when there is none.
+    fn holding(&self) -> Position {
+        let marks = locked(&self.marks);
+        let held = marks
+            .iter()
+            .filter(|(output, _)| self.holders.contains(*output));
+        held.map(|(_, cursor)| cursor.at)
+            .min()
+            .unwrap_or_else(|| self.writer.durable_end())
+    }
+
     /// How far all outputs are; an empty table (no output has begun yet) lets go of nothing.
     fn passed(&self) -> Position {
         locked(&self.marks)
             .values()
-            .map(|cursor| cursor.at)
+            .map(|cursor| match cursor.seq >= self.given_up {
+                // It may still stand at the end of a segment of which it has passed all.
+                true => cursor.at.max(self.given_up_at),
+                false => cursor.at,
+            })
             .min()
             .unwrap_or_default()
     }
 
     fn publish(&self, stuck: Option<String>) {
-        let level = level_of(&self.writer, self.passed(), stuck);
+        let level = level_of(&self.writer, self.holding(), self.given_up, stuck);
         self.level.send_if_modified(|now| {
             let changed = *now != level;
             *now = level;
@@ -593,8 +652,8 @@ impl Server {
     }
 }
 
-fn level_of(writer: &Writer, passed: Position, stuck: Option<String>) -> Level {
-    let (held_bytes, max_bytes) = writer.held_bytes(passed);
+fn level_of(writer: &Writer, holding: Position, given_up: u64, stuck: Option<String>) -> Level {
+    let (held_bytes, max_bytes) = writer.held_bytes(holding);
     Level {
         held_bytes,
         total_bytes: writer.total_bytes(),
@@ -602,6 +661,7 @@ fn level_of(writer: &Writer, passed: Position, stuck: Option<String>) -> Level {
         segments: writer.segments(),
         end: writer.durable_end(),
         next_seq: writer.captured_seq(),
+        given_up,
         stuck,
     }
 }

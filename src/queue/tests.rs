@@ -45,6 +45,7 @@ fn settings() -> Settings {
         batch_bytes: 1 << 20,
         flush: Duration::from_millis(100),
         compression_level: 3,
+        on_full: OnFull::Block,
     }
 }
 

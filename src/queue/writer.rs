@@ -478,6 +478,21 @@ impl Writer {
         ))
     }
 
+    /// The oldest segment, if it takes no more records, with the id of the next one and the number of
+    /// its first event.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn oldest_sealed(&self) -> io::Result<Option<(u64, u64, u64)>> {
+        let mut ids = self.sealed.keys().copied();
+        let Some(id) = ids.next() else {
+            return Ok(None);
+        };
+        let next = ids.next().unwrap_or(self.active.id);
+        let seq = log_first_seq(&*self.disk, &self.dir, next)?;
+        Ok(seq.map(|seq| (id, next, seq)))
+    }
+
     /// What all captured records add up to; folded anew only by [`Writer::commit`] and its like.
     #[must_use]
     pub fn ledger(&self) -> Arc<Mutex<Ledger>> {

@@ -64,7 +64,7 @@ pub async fn ship(
         salt,
     } = start;
     let mut level = tap.level.clone();
-    let cursor = tap.cursor;
+    let (cursor, gives_up) = (tap.cursor, tap.gives_up);
     let plan = settings.plan();
     let mut ports = Ports {
         dial: settings.dial(),
@@ -119,7 +119,12 @@ pub async fn ship(
                 };
                 shipper.step(lost, now)
             }
-            Happened::Captured => shipper.step(Input::Captured, now),
+            Happened::Captured => {
+                let given_up = if gives_up { level.borrow().given_up } else { 0 };
+                let mut effects = shipper.step(Input::GiveUp(given_up), now);
+                effects.extend(shipper.step(Input::Captured, now));
+                effects
+            }
             Happened::Clock => shipper.step(Input::Clock, now),
             Happened::QueueGone => {
                 queue_gone = true;

@@ -35,6 +35,8 @@ const RECORDS_MAX: usize = 4096;
 pub(crate) enum Order {
     /// The next events of the log.
     Next,
+    /// None of the events before this one: they are given up.
+    GiveUp(u64),
     /// Those of these steps, whose events are all to be sent.
     Again(Vec<Step>),
 }
@@ -137,6 +139,7 @@ impl Loader {
         };
         let loaded = match order {
             Order::Next => self.next(end, next_seq),
+            Order::GiveUp(until) => self.give_up(*until, end),
             Order::Again(steps) => self.again(steps, most, end),
         };
         if loaded.is_err() {
@@ -173,6 +176,43 @@ impl Loader {
         Ok(Loaded {
             window: window.or_else(|| self.builder.finish()),
             found: Found::Next { steps, at_end },
+        })
+    }
+
+    fn give_up(&mut self, until: u64, end: Position) -> io::Result<Loaded> {
+        let mut steps = Vec::new();
+        for _ in 0..RECORDS_MAX {
+            let held = match self.held.take() {
+                Some(held) => held,
+                None if self.seq >= until => break,
+                None => match self.next_record(end, &mut steps)? {
+                    Next::Held(held) => held,
+                    Next::Passed => continue,
+                    Next::End => break,
+                },
+            };
+            let Header { count, seq, .. } = held.found.header;
+            if seq >= until {
+                self.held = Some(held);
+                break;
+            }
+            steps.push(Step {
+                way: Way::Dropped,
+                ..sent(
+                    &held.found,
+                    seq + u64::from(held.from),
+                    held.from,
+                    count - held.from,
+                    count,
+                )
+            });
+        }
+        Ok(Loaded {
+            window: None,
+            found: Found::Next {
+                steps,
+                at_end: false,
+            },
         })
     }
 

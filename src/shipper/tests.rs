@@ -60,6 +60,7 @@ fn queue(disk: &MemDisk, records: &[u32], foreign: bool) -> (Writer, BTreeSet<u6
         batch_bytes: 1 << 20,
         flush: Duration::from_millis(100),
         compression_level: 3,
+        on_full: crate::queue::OnFull::Block,
     };
     let (mut writer, _) = Writer::open(
         Arc::new(disk.clone()),

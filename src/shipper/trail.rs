@@ -21,6 +21,8 @@ pub(crate) enum Way {
     NotMine,
     /// They could not be read.
     Damaged,
+    /// They were given up, so that the queue could take others.
+    Dropped,
 }
 
 /// Some events of one record, one after the other; of many records when no ACK is needed for them.
@@ -156,6 +158,11 @@ impl Trail {
         self.cursor
     }
 
+    /// Number of the event behind everything that was read.
+    pub(crate) const fn end(&self) -> u64 {
+        self.end
+    }
+
     /// How many events were read that the cursor has not passed.
     pub(crate) const fn ahead(&self) -> u64 {
         self.end - self.cursor.seq
@@ -240,6 +247,30 @@ impl Trail {
         self.pass(id, 0, |passed| &mut passed.acked);
     }
 
+    /// Gives up everything that was read and not passed before event `seq`; nobody may have a span.
+    pub(crate) fn give_up(&mut self, seq: u64) {
+        let ids: Vec<SpanId> = self.spans().map(|span| span.id).collect();
+        for id in ids {
+            let Some(span) = self.span(id) else { continue };
+            let mut steps = VecDeque::with_capacity(span.steps.len() + 1);
+            for mut step in span.steps.drain(..) {
+                if step.way == Way::Sent && step.seq < seq {
+                    let front = step.split_off_front(step.events.min(seq - step.seq));
+                    steps.push_back(Step {
+                        way: Way::Dropped,
+                        ..front
+                    });
+                    if step.events == 0 {
+                        continue;
+                    }
+                }
+                steps.push_back(step);
+            }
+            span.steps = steps;
+            self.pass(id, 0, |passed| &mut passed.acked);
+        }
+    }
+
     /// Cuts a span behind its first `events`; returns the rest, which waits, if there is one.
     pub(crate) fn split(&mut self, id: SpanId, events: u64) -> Option<SpanId> {
         let index = self.index(id)?;
@@ -319,6 +350,10 @@ impl Trail {
                 }
                 Way::Damaged => {
                     passed.damaged += step.events;
+                    step.events
+                }
+                Way::Dropped => {
+                    passed.dropped += step.events;
                     step.events
                 }
             };
@@ -505,5 +540,21 @@ mod tests {
             (at(200), 0, 8)
         );
         assert_eq!(trail.cursor().passed.damaged, 4);
+    }
+
+    #[test]
+    fn what_is_given_up_is_counted_and_the_rest_still_waits() {
+        let mut trail = trail();
+        let records = [(10, Sent), (5, NotMine), (5, Sent)];
+        let id = trail.read(steps(&records)).unwrap();
+        trail.give_up(8);
+        assert_eq!((trail.cursor().seq, trail.cursor().done), (8, 7));
+        assert_eq!(trail.span(id).unwrap().events(), 8);
+        trail.give_up(18);
+        let cursor = trail.cursor();
+        assert_eq!((cursor.seq, cursor.at, cursor.done), (18, at(200), 2));
+        assert_eq!((cursor.passed.dropped, cursor.passed.not_mine), (12, 5));
+        let mut flying = VecDeque::from([id]);
+        assert_eq!(ack(&mut trail, &mut flying, 3), (at(300), 0, 21));
     }
 }

@@ -146,3 +146,60 @@ fn standard_output_takes_lines_and_its_end_is_no_end_of_the_daemon() {
     signal("TERM", daemon.id());
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }
+
+/// That every event captured is somewhere, for each output.
+fn assert_accounted(status: &Value) {
+    let number = |value: &Value| value.as_u64().unwrap();
+    for output in status["outputs"].as_array().unwrap() {
+        let counts = output.as_object().unwrap().iter();
+        let events = counts.filter(|(name, _)| name.ends_with("_events"));
+        let sum: u64 = events.map(|(_, value)| number(value)).sum();
+        assert_eq!(
+            sum,
+            number(&status["totals"]["captured_events"]),
+            "{output}"
+        );
+    }
+}
+
+#[test]
+fn a_dead_output_that_is_not_required_gives_up_its_oldest_events_and_holds_up_nobody() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut dead = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.settings(&format!(
+        "[queue]\nmax_bytes = \"16MiB\"\ncompression_level = 0\n[output.dead]\nkind = \"lumberjack\"\nhosts = [\"127.0.0.1:{}\"]\nrequired = false\nbackoff = {{ init = \"100ms\", max = \"1s\" }}\n",
+        dead.port()
+    ));
+    dead.close();
+    let script = "head -c 18000000 /dev/urandom | base64 -w 1000\n";
+    spool.job("much", ONCE, "job.sh", script);
+    spool.start();
+    let mut status = Value::Null;
+    wait_until(SOON * 3, "the required output has all", || {
+        status = spool.status();
+        status["jobs"][0]["last_run"]["outcome"] == "success"
+            && status["outputs"][0]["waiting_events"] == 0
+    });
+    assert_eq!(logstash.lines("much").len(), 24_000);
+    assert_accounted(&status);
+    let of_dead = |status: &Value| status["outputs"][1].clone();
+    assert!(
+        of_dead(&status)["dropped_events"].as_u64() > Some(1000),
+        "{status}"
+    );
+    assert_eq!(status["outputs"][0]["dropped_events"], 0);
+    spool.kill();
+    dead.open();
+    spool.start();
+    wait_until(SOON * 3, "what was kept for it arrives", || {
+        status = spool.status();
+        of_dead(&status)["waiting_events"] == 0
+    });
+    assert_accounted(&status);
+    let lines = dead.lines("much");
+    let all = logstash.lines("much");
+    assert!(all.ends_with(&lines), "the newest, in order");
+    assert!(lines.len() > 1000);
+    spool.stop();
+}

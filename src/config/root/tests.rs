@@ -46,6 +46,7 @@ durability = { interval = "1s" }
 batch_events = 10
 batch_bytes = "64KiB"
 flush = "50ms"
+on_full = "drop_oldest"
 compression_level = 9
 [results]
 bytes = "10MiB"
@@ -112,6 +113,7 @@ fn every_key_is_taken() {
         batch_bytes: 65_536,
         flush: Duration::from_millis(50),
         compression_level: 9,
+        on_full: OnFull::DropOldest,
     };
     assert_eq!(root.queue, queue);
     assert_eq!(root.results_bytes, 10 << 20);
