@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::OFlags;
 use rustix::fs::RenameFlags;
@@ -24,6 +25,9 @@ use crate::fileid::Stamp;
 use crate::process::LeaseKind;
 use crate::process::lease;
 use crate::queue::Action;
+
+/// What it takes to put a name into a folder.
+const WRITE_INTO: Access = Access::WRITE_OK.union(Access::EXEC_OK);
 
 /// What is to be done, and to what.
 #[derive(Debug, Clone)]
@@ -84,6 +88,7 @@ pub fn release(order: &Order, forbidden: impl Fn(&Path) -> bool) -> Done {
 
 fn try_release(order: &Order, forbidden: impl Fn(&Path) -> bool) -> io::Result<Done> {
     let root = Base::open(&order.root)?;
+    let forbidden = &forbidden;
     let (Some(folder), Some(name)) = (order.path.parent(), order.path.file_name()) else {
         return Ok(Done::Refused("it has no name".to_owned()));
     };
@@ -134,6 +139,12 @@ fn try_release(order: &Order, forbidden: impl Fn(&Path) -> bool) -> io::Result<D
     if order.action == Action::Truncate {
         rustix::fs::ftruncate(&handle.0, 0)?;
         return Ok(Done::Done);
+    }
+    // Said before the file is touched: one that was changed by that would be released again and again.
+    if let Action::Move(to) = &order.action
+        && let Err(why) = open_target(&folder, Path::new(to), forbidden)
+    {
+        return Ok(Done::Refused(why));
     }
     let trash = Path::new(&order.trash);
     rename(&folder.folder, name, &folder.folder, trash)?;
@@ -188,11 +199,7 @@ fn move_to(
     to: &Path,
     forbidden: impl Fn(&Path) -> bool,
 ) -> Result<(), String> {
-    let cannot = |error: io::Error| format!("{} cannot be moved to: {error}", to.display());
-    let target = Base::open(to).map_err(cannot)?;
-    if forbidden(&target.real_path().map_err(cannot)?) {
-        return Err(format!("{} is not to be moved to", to.display()));
-    }
+    let target = open_target(folder, to, forbidden)?;
     let trash = Path::new(&order.trash);
     let mut moved = rename(&folder.folder, trash, &target.folder, name);
     if moved == Err(Errno::EXIST) {
@@ -200,10 +207,41 @@ fn move_to(
         let other = other_name(order, name);
         moved = rename(&folder.folder, trash, &target.folder, &other);
     }
-    moved.map_err(|error| match error {
-        Errno::XDEV => format!("{} is on another file system", to.display()),
-        other => cannot(other.into()),
-    })
+    moved.map_err(|error| cannot_move(to, error.into()))
+}
+
+fn cannot_move(to: &Path, error: io::Error) -> String {
+    match Errno::from_io_error(&error) {
+        Some(Errno::XDEV) => format!("{} is on another file system", to.display()),
+        _ => format!("{} cannot be moved to: {error}", to.display()),
+    }
+}
+
+/// Opens the folder that files are moved to from `folder`; an error is why none can be.
+fn open_target(
+    folder: &Base,
+    to: &Path,
+    forbidden: impl Fn(&Path) -> bool,
+) -> Result<Base, String> {
+    let opened = || {
+        let target = Base::open(to)?;
+        let device =
+            |of: &Base| Ok::<_, io::Error>(meta_at(&of.folder, "", AtFlags::EMPTY_PATH)?.id.device);
+        if device(&target)? != device(folder)? {
+            return Err(Errno::XDEV.into());
+        }
+        match rustix::fs::accessat(&target.folder, ".", WRITE_INTO, AtFlags::EACCESS) {
+            // Kernels before 5.8: the rename will say it.
+            Ok(()) | Err(Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok((target.real_path()?, target))
+    };
+    let (real, target) = opened().map_err(|error| cannot_move(to, error))?;
+    if forbidden(&real) {
+        return Err(format!("{} is not to be moved to", to.display()));
+    }
+    Ok(target)
 }
 
 /// Whether the content is what was read; a rename has changed the ctime meanwhile.

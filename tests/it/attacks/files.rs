@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::chown;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -324,11 +325,20 @@ fn a_clean_up_does_nothing_that_the_user_could_not() {
         let kept = files(&spool, name)["kept"].to_string();
         assert!(kept.contains(words), "{name}: {kept}");
     }
+    for (_, glob, ..) in &cases {
+        let uid = fs::metadata(glob.with_file_name("a.log")).unwrap().uid();
+        put(&glob.with_file_name("b.log"), "2\n", uid, 0o644);
+    }
+    for (name, ..) in &cases {
+        wait_until(SOON, name, || lines(&logstash, name) == ["1", "2"]);
+        wait_until(SOON, name, || files(&spool, name)["refused_releases"] == 2);
+    }
     spool.stop();
     for (name, glob, ..) in &cases {
         let path = glob.with_file_name("a.log");
         assert_eq!(fs::read_to_string(path).unwrap(), "1\n", "{name}");
-        assert_eq!(lines(&logstash, name), ["1"]);
+        let told = logstash.events(name).len() - lines(&logstash, name).len();
+        assert_eq!(told, 2, "{name}: each is told once");
     }
 }
 
