@@ -87,6 +87,9 @@ pub fn release(order: &Order, forbidden: impl Fn(&Path) -> bool) -> Done {
 }
 
 fn try_release(order: &Order, forbidden: impl Fn(&Path) -> bool) -> io::Result<Done> {
+    if !order.path.starts_with(&order.root) {
+        return Ok(Done::Refused("it lies outside of `roots`".to_owned()));
+    }
     let root = Base::open(&order.root)?;
     let forbidden = &forbidden;
     let (Some(folder), Some(name)) = (order.path.parent(), order.path.file_name()) else {

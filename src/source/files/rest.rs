@@ -1,13 +1,12 @@
 //! What becomes of files that rest: their clean-up is asked for, or they are closed and forgotten.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Tick;
 use crate::fileid::path_text;
 use crate::queue::Fact;
 use crate::queue::Release;
-use crate::queue::ReleaseEnd;
 use crate::source::files::FORGET_AFTER;
 use crate::source::files::Harvest;
 use crate::source::files::Look;
@@ -119,31 +118,24 @@ fn ask(file: &mut Tracked, setup: &Setup, wanted: &Wanted, draft: &mut Draft) {
     if file.links() != 1 {
         return;
     }
-    let base = wanted.names(&file.path).map(|pattern| pattern.base.clone());
-    let root = if wanted.roots.is_empty() {
-        base.clone()
-    } else {
-        let within = |root: &&std::path::PathBuf| file.path.starts_with(root);
-        wanted.roots.iter().find(within).cloned()
+    let Some(base) = wanted.names(&file.path).map(|pattern| &pattern.base) else {
+        return;
     };
-    let text = |path: &Path| path_text(path);
-    draft.facts.push(match root {
-        Some(root) => Fact::Release {
-            file: file.id.to_string(),
-            release: Release {
-                action: action.clone(),
-                path: text(&file.path),
-                root: text(&root),
-                stamp,
-                tail,
-                prune: base.filter(|_| wanted.prune).as_deref().map(text),
-                uid: setup.user.uid,
-                gid: setup.user.gid,
-            },
-        },
-        None => Fact::Released {
-            file: file.id.to_string(),
-            end: ReleaseEnd::Kept("it lies outside of `roots`".to_owned()),
+    let within = |root: &&PathBuf| file.path.starts_with(root);
+    // That it lies in none of them is for the clean-up to refuse and to tell.
+    let mut roots = wanted.roots.iter();
+    let root = roots.find(within).or(wanted.roots.first());
+    draft.facts.push(Fact::Release {
+        file: file.id.to_string(),
+        release: Release {
+            action: action.clone(),
+            path: path_text(&file.path),
+            root: path_text(root.unwrap_or(base)),
+            stamp,
+            tail,
+            prune: wanted.prune.then(|| path_text(base)),
+            uid: setup.user.uid,
+            gid: setup.user.gid,
         },
     });
     file.ask(stamp);
