@@ -418,6 +418,8 @@ pub struct Source {
     pub connections: u64,
     /// Connections that were closed at once because there were too many.
     pub turned_away_connections: u64,
+    /// Times that a connection could not be accepted: the process has too many files open.
+    pub unaccepted: u64,
     /// Windows that were captured and acknowledged.
     pub windows: u64,
     /// Events in them.
@@ -425,7 +427,7 @@ pub struct Source {
     /// Connections that were closed without an ACK because of what the client did, or because its
     /// window could not be taken.
     pub refused: u64,
-    /// Why it does not listen, in words.
+    /// Why it does not listen or take connections, in words.
     pub problem: Option<String>,
     /// Why the last connection was refused, in words.
     pub last_refused: Option<String>,

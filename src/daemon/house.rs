@@ -43,6 +43,7 @@ use crate::event::Route;
 use crate::event::RunId;
 use crate::harvester;
 use crate::lumberjack::server::Memory;
+use crate::lumberjack::server::Places;
 use crate::process;
 use crate::process::Cgroups;
 use crate::queue;
@@ -274,7 +275,7 @@ impl House {
         let harvesters = harvester::Host {
             intake: intake.clone(),
             pool: pool.clone(),
-            slots: Slots::new(),
+            slots: Slots::new(process::open_files_max()),
             identity: identity.clone(),
             limits,
             ledger: Arc::clone(&self.ledger),
@@ -303,12 +304,13 @@ impl House {
     }
 
     /// Lets jobs listen for Beats from now on.
-    pub(super) fn listen(&mut self, host: &Host, memory: Memory) {
+    pub(super) fn listen(&mut self, host: &Host, memory: Memory, places: Places) {
         self.listeners = Some(Listeners::new(Shared {
             intake: host.intake.clone(),
             pool: host.pool.clone(),
             limits: host.limits,
             memory,
+            places,
         }));
     }
 

@@ -22,6 +22,7 @@ use crate::event::Route;
 use crate::job::Job;
 use crate::lumberjack::server::Delivery;
 use crate::lumberjack::server::Memory;
+use crate::lumberjack::server::Places;
 use crate::lumberjack::server::Tally;
 use crate::lumberjack::server::bind;
 use crate::lumberjack::server::serve;
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     pub(super) limits: Limits,
     pub(super) memory: Memory,
+    pub(super) places: Places,
 }
 
 /// All listeners, by job. Dropping it closes them without waiting.
@@ -197,7 +199,8 @@ impl Listener {
             windows: count(&tally.windows),
             events: count(&tally.events),
             refused: count(&tally.refused),
-            problem: failed,
+            unaccepted: count(&tally.unaccepted),
+            problem: failed.or_else(|| tally.why_shut()),
             last_refused: tally.last_refused(),
         }
     }
@@ -247,7 +250,11 @@ async fn listen(
         }
     };
     let (deliver, deliveries) = mpsc::channel(1);
-    let server = settings.server(inlet.shared.memory.clone(), tally);
+    let server = settings.server(
+        inlet.shared.memory.clone(),
+        inlet.shared.places.clone(),
+        tally,
+    );
     // When the server has ended nobody is left to acknowledge: what a full queue has not taken by
     // then is sent again, and must not hold up the end.
     tokio::select! {

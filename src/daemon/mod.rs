@@ -17,6 +17,7 @@ use crate::disk::OsDisk;
 use crate::lumberjack::server::BindError;
 use crate::lumberjack::server::MEMORY_BYTES_MAX;
 use crate::lumberjack::server::Memory;
+use crate::lumberjack::server::Places;
 use crate::process;
 use crate::queue::OpenError;
 use crate::spool;
@@ -51,6 +52,11 @@ use signals::Signals;
 
 /// Questions that wait for the driver, which takes them at once: as many as may be asked at a time.
 const QUESTIONS_MAX: usize = 16;
+
+/// Which part of what the process may have open is for connections at most; an eighth is for harvested
+/// files. The rest is for the queue, the control socket and runs, of which each has seven: with a limit of
+/// 1,024 it holds the 64 runs that there are at a time by default.
+const CONNECTIONS_SHARE: u64 = 4;
 
 /// Why the daemon did not run.
 #[derive(Debug)]
@@ -116,16 +122,21 @@ impl std::error::Error for Error {}
 pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit, Error> {
     config::check_place(&root.dir, process::own_uid()).map_err(Error::Place)?;
     let claim = house::claim(&root.dir)?;
+    if let Err(error) = process::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
     let signals = Signals::listen().map_err(Error::System)?;
     let memory = Memory::new(MEMORY_BYTES_MAX);
+    let open_files = process::open_files_max();
+    let places = Places::new(usize::try_from(open_files / CONNECTIONS_SHARE).unwrap_or(usize::MAX));
     let receiver = match &root.receiver {
-        Some(settings) => Some(Receiver::start(settings, memory.clone()).await?),
+        Some(settings) => Some(Receiver::start(settings, memory.clone(), places.clone()).await?),
         None => None,
     };
     let (mut house, before) = House::open(claim, &root)?;
     let host = house.host(&root, mode)?;
     if mode == Mode::Serve {
-        house.listen(&host, memory);
+        house.listen(&host, memory, places);
     }
     let state_dir = root.dir.join("state");
     let control = control::bind(&state_dir).map_err(|error| Error::Disk {
@@ -151,7 +162,7 @@ pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit,
     let (spool, changes) = watch(&root).map_err(Error::System)?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let control = tokio::spawn(control.serve(questions));
-    tracing::info!(root = %root.dir.display(), version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "spoolbeat has started");
+    tracing::info!(root = %root.dir.display(), version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), open_files, "spoolbeat has started");
     let sources = Sources {
         signals,
         spool,

@@ -20,6 +20,7 @@ use crate::config;
 use crate::daemon::Error;
 use crate::lumberjack::server::Delivery;
 use crate::lumberjack::server::Memory;
+use crate::lumberjack::server::Places;
 use crate::lumberjack::server::bind;
 use crate::lumberjack::server::serve;
 
@@ -36,7 +37,11 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Listens from now on.
-    pub(super) async fn start(settings: &config::Receiver, memory: Memory) -> Result<Self, Error> {
+    pub(super) async fn start(
+        settings: &config::Receiver,
+        memory: Memory,
+        places: Places,
+    ) -> Result<Self, Error> {
         let listener = bind(&settings.server.listen)
             .await
             .map_err(Error::Receiver)?;
@@ -51,7 +56,7 @@ impl Receiver {
         let (stop, stopping) = watch::channel(false);
         let server = tokio::spawn(serve(
             listener,
-            settings.server.server(memory, Arc::default()),
+            settings.server.server(memory, places, Arc::default()),
             deliver,
             stopping,
         ));

@@ -41,6 +41,7 @@ use crate::tls::Stream;
 
 use door::Door;
 use door::Place;
+pub use door::Places;
 pub use door::Tally;
 use end::End;
 
@@ -129,6 +130,8 @@ pub struct ServerSettings {
     pub connections_per_peer: usize,
     /// What the windows of all connections together may hold.
     pub memory: Memory,
+    /// What it shares its connections with.
+    pub places: Places,
     /// Where it is counted what was done.
     pub tally: Arc<Tally>,
 }
@@ -146,6 +149,7 @@ impl Default for ServerSettings {
             connections: CONNECTIONS_MAX,
             connections_per_peer: CONNECTIONS_PER_PEER_MAX,
             memory: Memory::new(MEMORY_BYTES_MAX),
+            places: Places::new(usize::MAX),
             tally: Arc::default(),
         }
     }
@@ -259,11 +263,12 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection, trying on");
+                settings.tally.not_accepted(&error);
                 clock::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        settings.tally.accepted();
         let Some(place) = door.place(peer, &settings) else {
             continue;
         };

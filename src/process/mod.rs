@@ -26,6 +26,7 @@ use crate::run::Exit;
 use crate::run::Order;
 
 mod cgroup;
+mod open_files;
 mod rights;
 mod shim;
 mod sys;
@@ -34,6 +35,8 @@ mod words;
 
 pub use self::cgroup::Can;
 pub use self::cgroup::Cgroups;
+pub use self::open_files::open_files_max;
+pub use self::open_files::raise_open_files;
 pub use self::rights::Limits;
 pub use self::rights::Rights;
 pub use self::rights::Secret;

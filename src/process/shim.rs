@@ -28,7 +28,7 @@ use nix::sys::resource::Resource;
 
 use super::cgroup::Can;
 use super::cgroup::Group;
-use super::rights::Limits;
+use super::open_files;
 use super::sys;
 use super::sys::Forked;
 use super::sys::Waited;
@@ -316,7 +316,7 @@ fn become_script(
     }
     sys::new_session().map_err(&prepare)?;
     sys::set_umask(order.umask);
-    limit(&order.limits, can).map_err(Failure::at(Stage::Limit))?;
+    limit(order, can).map_err(Failure::at(Stage::Limit))?;
     let mut secrets = Vec::new();
     read_secrets(order, true, &mut secrets)?;
     sys::refuse_new_privileges().map_err(&prepare)?;
@@ -351,7 +351,11 @@ fn become_script(
 }
 
 /// Sets the limits of this process; those that its group keeps for all together are not set twice.
-fn limit(limits: &Limits, can: Can) -> io::Result<()> {
+fn limit(order: &Start, can: Can) -> io::Result<()> {
+    let limits = &order.limits;
+    if let Some(most) = order.usual_open_files {
+        open_files::set_usual(most)?;
+    }
     let memory = limits.memory.filter(|_| !can.memory);
     let processes = limits.processes.filter(|_| !can.pids);
     for (resource, most) in [

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::Command;
 use super::SecretFrom;
+use super::open_files;
 use super::rights::Limits;
 
 /// Most bytes of a start. The kernel takes 6 MiB of arguments and environment at most (a quarter
@@ -51,6 +52,8 @@ pub(super) struct Start {
     pub(super) user: Option<Become>,
     pub(super) umask: u32,
     pub(super) limits: Limits,
+    /// Files that it may have open when its limits do not say it.
+    pub(super) usual_open_files: Option<u64>,
     /// The cgroup to make for it.
     pub(super) cgroup: Option<CString>,
 }
@@ -118,6 +121,7 @@ pub(super) fn start_bytes(command: &Command) -> Option<Vec<u8>> {
         out.option(limit);
     }
     out.number(limits.core);
+    out.option(open_files::usual());
     out.path(command.cgroup.as_deref());
     let mut bytes = out.0;
     let length = bytes.len() - size_of::<u64>();
@@ -187,6 +191,7 @@ impl Start {
                 file_size: from.option()?,
                 core: from.number()?,
             },
+            usual_open_files: from.option()?,
             cgroup: from.path()?,
         })
     }

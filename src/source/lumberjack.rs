@@ -11,6 +11,7 @@ use crate::event::Route;
 use crate::event::Stream;
 use crate::lumberjack::server;
 use crate::lumberjack::server::Memory;
+use crate::lumberjack::server::Places;
 use crate::lumberjack::server::ServerSettings;
 use crate::lumberjack::server::Tally;
 use crate::protocol::server::Limits;
@@ -53,9 +54,9 @@ impl Settings {
         }
     }
 
-    /// As a server takes them; `memory` may be shared with others.
+    /// As a server takes them; `memory` and `places` may be shared with others.
     #[must_use]
-    pub fn server(&self, memory: Memory, tally: Arc<Tally>) -> ServerSettings {
+    pub fn server(&self, memory: Memory, places: Places, tally: Arc<Tally>) -> ServerSettings {
         ServerSettings {
             tls: self.tls.clone().map(tls::Acceptor::new),
             limits: self.limits,
@@ -63,6 +64,7 @@ impl Settings {
             connections_per_peer: self.connections_per_peer,
             idle_timeout: self.idle_timeout,
             memory,
+            places,
             tally,
             ..ServerSettings::default()
         }

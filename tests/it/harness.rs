@@ -136,22 +136,32 @@ impl Spool {
 
     /// The same, with more in the daemon's environment.
     pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
+        let mut daemon = self.binary();
+        daemon.arg("run").arg(self.root());
+        daemon.envs(environment.iter().copied());
+        self.start_by(daemon);
+    }
+
+    /// The same, within limits that a shell sets by these words.
+    pub(crate) fn start_within(&mut self, limits: &str) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{limits}; exec \"$0\" run \"$1\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_spoolbeat")).arg(self.root());
+        self.start_by(shell);
+    }
+
+    fn start_by(&mut self, mut daemon: Command) {
         assert!(self.daemon.is_none(), "the daemon is running already");
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log())
             .unwrap();
-        let daemon = self
-            .binary()
-            .arg("run")
-            .arg(self.root())
-            .envs(environment.iter().copied())
+        daemon
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.daemon = Some(daemon);
+            .stderr(log);
+        self.daemon = Some(daemon.spawn().unwrap());
     }
 
     /// Stops the daemon with SIGTERM, which must end it with exit code 0.

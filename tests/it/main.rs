@@ -18,6 +18,7 @@ mod import;
 mod languages;
 mod library;
 mod life;
+mod open_files;
 mod outputs;
 mod plugins;
 mod policy;

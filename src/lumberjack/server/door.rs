@@ -3,6 +3,7 @@
 //! Knows nothing of what is said on a connection.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 use super::ServerSettings;
 
@@ -30,7 +34,10 @@ pub struct Tally {
     pub refused: AtomicU64,
     /// Connections that were closed at once because there were too many.
     pub turned_away: AtomicU64,
+    /// Connections that could not be accepted, most likely since the process has too many files open.
+    pub unaccepted: AtomicU64,
     last: Mutex<Option<String>>,
+    shut: Mutex<Option<String>>,
 }
 
 impl Tally {
@@ -40,9 +47,52 @@ impl Tally {
         locked(&self.last).clone()
     }
 
+    /// Why no connection can be accepted at the moment.
+    #[must_use]
+    pub fn why_shut(&self) -> Option<String> {
+        locked(&self.shut).clone()
+    }
+
+    pub(super) fn accepted(&self) {
+        if locked(&self.shut).take().is_some() {
+            tracing::warn!(
+                unaccepted = self.unaccepted.load(Ordering::Relaxed),
+                "connections are accepted again"
+            );
+        }
+    }
+
+    pub(super) fn not_accepted(&self, error: &io::Error) {
+        self.unaccepted.fetch_add(1, Ordering::Relaxed);
+        let why = format!("connections cannot be accepted: {error}");
+        // One line however long it lasts.
+        if locked(&self.shut).replace(why).is_none() {
+            tracing::warn!(%error, "cannot accept connections, trying on");
+        }
+    }
+
     pub(super) fn refuse(&self, why: String) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         *locked(&self.last) = Some(why);
+    }
+}
+
+/// A bound for the connections of several servers together. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Places {
+    most: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    /// For so many connections.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self {
+            most,
+            free: Arc::new(Semaphore::new(most)),
+        }
     }
 }
 
@@ -60,6 +110,7 @@ pub(super) struct Place {
     address: IpAddr,
     inside: Arc<Mutex<HashMap<IpAddr, usize>>>,
     tally: Arc<Tally>,
+    _of_all: OwnedSemaphorePermit,
 }
 
 impl Door {
@@ -70,11 +121,12 @@ impl Door {
         let mut inside = locked(&self.inside);
         let all: usize = inside.values().sum();
         let of_peer = inside.get(&address).copied().unwrap_or(0);
+        let of_all = Arc::clone(&settings.places.free).try_acquire_owned();
         let (limit, whose) = if all >= settings.connections {
             (settings.connections, "in all")
         } else if of_peer >= settings.connections_per_peer {
             (settings.connections_per_peer, "from one address")
-        } else {
+        } else if let Ok(of_all) = of_all {
             if self.turned_away > 0 {
                 let turned_away = self.turned_away;
                 tracing::warn!(turned_away, "there is room for connections again");
@@ -89,7 +141,11 @@ impl Door {
                 address,
                 inside,
                 tally,
+                _of_all: of_all,
             });
+        } else {
+            let whose = "of all listeners for what the process may have open (LimitNOFILE)";
+            (settings.places.most, whose)
         };
         // One line for a whole flood; the count follows when there is room again.
         if self.turned_away == 0 {

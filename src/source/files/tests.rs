@@ -61,7 +61,7 @@ fn rig(globs: &[&str], change: impl FnOnce(&mut Wanted)) -> Rig {
             agent_ephemeral_id: "e".to_owned(),
             shape: Shape::Ecs,
         },
-        slots: Slots::new(),
+        slots: Slots::new(1024),
         limits: Limits {
             batch_events: 100,
             batch_bytes: 1 << 20,
