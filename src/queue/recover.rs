@@ -4,6 +4,7 @@
 //! finds the same. Throws away only the tail behind the last whole record of the last segment,
 //! which nobody was promised; damage anywhere else is stepped over and counted, never guessed at.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -366,10 +367,11 @@ fn cut_tail(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(
     let Some((last, bytes)) = found.segments.last_mut() else {
         return Ok(());
     };
-    let keep = if found.end.segment == *last {
-        found.end.offset
-    } else {
-        segment::HEAD_BYTES as u64
+    let keep = match found.end.segment.cmp(last) {
+        Ordering::Less => segment::HEAD_BYTES as u64,
+        Ordering::Equal => found.end.offset,
+        // Segments behind it are gone: it was full and whole before the checkpoint was written.
+        Ordering::Greater => return Ok(()),
     };
     if *bytes <= keep {
         return Ok(());

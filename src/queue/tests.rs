@@ -33,6 +33,8 @@ use crate::run::Outcome;
 use crate::run::Trigger;
 use crate::units::Timestamp;
 
+mod golden;
+
 const DIR: &str = "/q";
 
 fn settings() -> Settings {
