@@ -72,6 +72,7 @@ fn rows() -> Vec<Row> {
         &[
             ("description", "'a'", "'b'"),
             ("enabled", "false", "true"),
+            ("tag", "'a'", "'b'"),
             ("tags", "['a']", "['b']"),
             ("fields", "{ a = 1 }", "{ a = 2 }"),
         ],
