@@ -24,8 +24,15 @@ use std::sync::Arc;
 
 use fs2::FileExt as LockExt;
 
+mod failpoints;
 #[cfg(test)]
 pub(crate) mod mem;
+
+use failpoints::Kind;
+
+/// How the name of a file begins that [`Disk::replace`] has not finished; one that is left after the
+/// death of its process is of no use.
+pub const UNFINISHED: &str = ".new-";
 
 /// How [`Disk::open`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +168,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
 pub struct OsDisk;
 
 #[derive(Debug)]
-struct OsFile(File);
+struct OsFile(File, Kind);
 
 /// Mode of the files that hold events: they may hold secrets that a script printed.
 const FILE_MODE: u32 = 0o600;
@@ -171,7 +178,8 @@ pub const PASS_MODE: u32 = 0o711;
 
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.1
+            .write(bytes, |bytes| self.0.write_all_at(bytes, offset))
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -188,11 +196,11 @@ impl DiskFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.1.step("sync", || self.0.sync_data())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.1.step("truncate", || self.0.set_len(bytes))
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -200,34 +208,39 @@ impl DiskFile for OsFile {
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        self.0.allocate(bytes)
+        self.1.step("reserve", || self.0.allocate(bytes))
     }
 }
 
 impl Disk for OsDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let kind = Kind::of(path);
         let mut options = File::options();
         options.read(true).mode(FILE_MODE);
-        match how {
-            Open::Read => {}
-            Open::Write => {
-                options.write(true);
-            }
+        let file = match how {
+            Open::Read => options.open(path),
+            Open::Write => options.write(true).open(path),
             Open::CreateNew => {
                 options.write(true).create_new(true);
+                kind.step("create", || options.open(path))
             }
-        }
-        Ok(Arc::new(OsFile(options.open(path)?)))
+        };
+        Ok(Arc::new(OsFile(file?, kind)))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8], how: Replace) -> io::Result<()> {
         let dir = parent(path)?;
-        let mut fresh = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
-        fresh.write_all(bytes)?;
+        let kind = Kind::of(path);
+        let mut fresh = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(dir)?;
+        kind.write(bytes, |bytes| fresh.write_all(bytes))?;
         if how == Replace::Durable {
-            fresh.as_file().sync_all()?;
+            kind.step("sync", || fresh.as_file().sync_all())?;
         }
-        fresh.persist(path).map_err(|error| error.error)?;
+        kind.step("rename", || {
+            fresh.persist(path).map_err(|error| error.error)
+        })?;
         if how == Replace::Durable {
             self.sync_dir(dir)?;
         }
@@ -276,15 +289,15 @@ impl Disk for OsDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        Kind::of(path).step("remove", || fs::remove_file(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        Kind::of(dir).step("sync", || File::open(dir)?.sync_all())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        Kind::of(to).step("rename", || fs::rename(from, to))
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
@@ -366,7 +379,7 @@ pub fn create_shared(path: &Path, group: Option<u32>) -> io::Result<Arc<dyn Disk
     if group.is_some() {
         std::os::unix::fs::fchown(&file, None, group)?;
     }
-    Ok(Arc::new(OsFile(file)))
+    Ok(Arc::new(OsFile(file, Kind::of(path))))
 }
 
 /// Makes a folder, and those above it, that a group may look into (`None`: our own), and nobody else; an
@@ -411,7 +424,7 @@ pub fn make_private_dir(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()>
 pub fn link_latest(link: &Path, target: &str) -> io::Result<()> {
     let dir = parent(link)?;
     let fresh = tempfile::Builder::new()
-        .prefix(".new-")
+        .prefix(UNFINISHED)
         .make_in(dir, |path| std::os::unix::fs::symlink(target, path))?;
     // Persisting is a rename; a failure removes the fresh link.
     fresh

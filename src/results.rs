@@ -245,8 +245,8 @@ impl Results {
         disk::link_latest(&link, started.run.as_str()).map_err(|error| failure(&link, &error))
     }
 
-    /// Runs that still have a `running.json`: those that go on, which the caller knows, and those
-    /// that were not closed when the daemon died. Looks at every result, so it has no place in
+    /// Runs that have no `run.json` yet, or still a `running.json`: those that go on, which the caller
+    /// knows, and those that were not closed when the daemon died. Looks at every result, so it has no place in
     /// the way of the start.
     ///
     /// # Errors
@@ -257,7 +257,8 @@ impl Results {
             for run in self.runs(&job)? {
                 let dir = self.run_dir(&job, &run);
                 let names = list(&dir)?;
-                if names.iter().any(|entry| entry.name == RUNNING) {
+                let has = |name| names.iter().any(|entry| entry.name == name);
+                if has(RUNNING) || !has(ENDED) {
                     left.push((job.clone(), run));
                 }
             }
@@ -266,7 +267,7 @@ impl Results {
     }
 
     /// Turns a left `running.json` into `run.json`: [`Outcome::Interrupted`] unless the queue
-    /// knows how the run ended. Does nothing where there is no `running.json` any more.
+    /// knows how the run ended. Does nothing where the run has no folder, or its `run.json`.
     ///
     /// # Errors
     /// In words, for status; the run itself is not concerned.
@@ -284,10 +285,12 @@ impl Results {
         if read_record(&ended).is_err() {
             let mut record = match read_record(&running) {
                 Ok(record) => record,
-                Err(Unreadable::Missing(_)) => return Ok(()),
-                Err(Unreadable::Damaged(_)) => Record {
+                Err(Unreadable::Missing(_)) if !self.runs(job)?.contains(run) => return Ok(()),
+                // The daemon died before or in the first write.
+                Err(_) => Record {
                     job: job.to_owned(),
                     run: run.to_string(),
+                    started_at: started_at(run).map(|at| at.to_string()).unwrap_or_default(),
                     ..Record::default()
                 },
             };

@@ -80,6 +80,11 @@ pub struct CursorFile {
     file: Arc<dyn DiskFile>,
     generation: u64,
     slot: u64,
+    /// What was stored and is not synced yet.
+    newest: Option<[u8; SLOT_BYTES]>,
+    /// Whether it has to be written again before it is synced: its write has failed, or its sync, after
+    /// which the next one could succeed without the bytes having arrived.
+    again: bool,
 }
 
 /// What a cursor's file said.
@@ -105,62 +110,69 @@ impl CursorFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = disk.open(&path, Open::CreateNew)?;
                 disk.sync_dir(dir)?;
-                return Ok((
-                    Self {
-                        file,
-                        generation: 0,
-                        slot: 0,
-                    },
-                    Stored::Missing,
-                ));
+                return Ok((Self::at(file, 0, 0), Stored::Missing));
             }
             Err(error) => return Err(error),
         };
         // The newest slot may have been written but not synced by the daemon before.
         file.sync()?;
         match newest_slot(&*file)? {
-            Some((slot, generation, cursor)) => Ok((
-                Self {
-                    file,
-                    generation,
-                    slot: 1 - slot,
-                },
-                Stored::Cursor(cursor),
-            )),
+            Some((slot, generation, cursor)) => {
+                Ok((Self::at(file, generation, 1 - slot), Stored::Cursor(cursor)))
+            }
             None => {
                 let stored = if file.size()? == 0 {
                     Stored::Missing
                 } else {
                     Stored::Damaged
                 };
-                Ok((
-                    Self {
-                        file,
-                        generation: 0,
-                        slot: 0,
-                    },
-                    stored,
-                ))
+                Ok((Self::at(file, 0, 0), stored))
             }
+        }
+    }
+
+    const fn at(file: Arc<dyn DiskFile>, generation: u64, slot: u64) -> Self {
+        Self {
+            file,
+            generation,
+            slot,
+            newest: None,
+            again: false,
         }
     }
 
     /// Writes `cursor`; it survives the death of this process, not yet a power cut.
     ///
     /// # Errors
-    /// What the disk said.
+    /// What the disk said; [`CursorFile::sync`] tries again.
     pub fn store(&mut self, cursor: &Cursor) -> io::Result<()> {
         self.generation += 1;
         let bytes = write_slot(self.generation, cursor);
-        self.file.write_at(self.slot * SLOT_BYTES as u64, &bytes)
+        self.newest = Some(bytes);
+        self.write(&bytes)
     }
 
-    /// Makes what was stored durable.
+    fn write(&mut self, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+        let written = self.file.write_at(self.slot * SLOT_BYTES as u64, bytes);
+        self.again = written.is_err();
+        written
+    }
+
+    /// Makes what was stored last durable.
     ///
     /// # Errors
     /// What the disk said; the slot that was durable before still is.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.file.sync()?;
+        let Some(newest) = self.newest else {
+            return Ok(());
+        };
+        if self.again {
+            self.write(&newest)?;
+        }
+        let synced = self.file.sync();
+        self.again = synced.is_err();
+        synced?;
+        self.newest = None;
         self.slot = 1 - self.slot;
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::disk::Disk;
 use crate::disk::Entry;
 use crate::disk::EntryKind;
 use crate::disk::Open;
+use crate::disk::UNFINISHED;
 use crate::units::Timestamp;
 
 /// Why a queue could not be opened. It is untouched then.
@@ -135,7 +136,8 @@ pub(crate) fn recover(
         move_away(disk, dir, id, reason, now)?;
         found.segments.retain(|(segment, _)| *segment != id);
     }
-    cut_tail(disk, dir, &mut found)?;
+    settle_tail(disk, dir, &mut found)?;
+    remove_unfinished(&**disk, dir);
     Ok(found)
 }
 
@@ -176,8 +178,20 @@ fn is_ours(entry: &Entry) -> bool {
         || segment::id_of(name).is_some()
         || name.starts_with("checkpoint-")
         || name.starts_with("cursor-")
-        || name.starts_with(".new-");
+        || name.starts_with(UNFINISHED);
     known && entry.kind == EntryKind::File
+}
+
+/// Removes checkpoints that the daemon before died in. What cannot be removed costs only its room.
+fn remove_unfinished(disk: &dyn Disk, dir: &Path) {
+    let entries = disk.list(dir).unwrap_or_default();
+    for entry in entries {
+        if entry.name.starts_with(UNFINISHED)
+            && let Err(error) = disk.remove(&dir.join(&entry.name))
+        {
+            tracing::warn!(file = entry.name, %error, "an unfinished file could not be removed");
+        }
+    }
 }
 
 /// Reads what a queue folder holds and changes nothing, so it also serves a root whose daemon runs.
@@ -362,31 +376,35 @@ fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), O
     Ok(())
 }
 
-/// Cuts what follows the last whole record off the last segment.
-fn cut_tail(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), OpenError> {
-    let Some((last, bytes)) = found.segments.last_mut() else {
-        return Ok(());
-    };
-    let keep = match found.end.segment.cmp(last) {
-        Ordering::Less => segment::HEAD_BYTES as u64,
-        Ordering::Equal => found.end.offset,
-        // Segments behind it are gone: it was full and whole before the checkpoint was written.
-        Ordering::Greater => return Ok(()),
-    };
-    if *bytes <= keep {
-        return Ok(());
+/// Cuts what follows the last whole record off the last segment, and makes what is left durable: what the
+/// daemon before wrote and did not live to sync counts from now on, and what counts survives a power cut.
+fn settle_tail(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), OpenError> {
+    let last = found.segments.last().map_or(0, |(last, _)| *last);
+    for (id, bytes) in &mut found.segments {
+        if *id < found.oldest_needed.segment {
+            continue;
+        }
+        let keep = match found.end.segment.cmp(id) {
+            _ if *id < last => *bytes,
+            Ordering::Equal => found.end.offset,
+            Ordering::Less => segment::HEAD_BYTES as u64,
+            // The checkpoint lies behind it, in a segment that is gone, as an empty one is at each start.
+            Ordering::Greater => *bytes,
+        };
+        let path = dir.join(segment::file_name(*id));
+        let settle = || {
+            let file = disk.open(&path, Open::Write)?;
+            if *bytes > keep {
+                file.truncate(keep)?;
+            }
+            file.sync()
+        };
+        settle().map_err(|error| OpenError::Disk {
+            path: path.clone(),
+            error,
+        })?;
+        found.torn_bytes += bytes.saturating_sub(keep);
+        *bytes = keep.min(*bytes);
     }
-    let path = dir.join(segment::file_name(*last));
-    let cut = || {
-        let file = disk.open(&path, Open::Write)?;
-        file.truncate(keep)?;
-        file.sync()
-    };
-    cut().map_err(|error| OpenError::Disk {
-        path: path.clone(),
-        error,
-    })?;
-    found.torn_bytes = *bytes - keep;
-    *bytes = keep;
     Ok(())
 }

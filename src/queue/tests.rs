@@ -34,6 +34,7 @@ use crate::run::Trigger;
 use crate::units::Timestamp;
 
 mod golden;
+mod model;
 
 const DIR: &str = "/q";
 
@@ -155,6 +156,41 @@ fn what_was_captured_survives_a_power_cut_at_every_byte_of_the_next_record() {
         let writer = open(&again);
         assert_eq!(events(&again, &writer), expected);
     }
+}
+
+#[test]
+fn what_a_killed_daemon_wrote_and_did_not_sync_counts_only_when_it_is_durable() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 5, 20)), Timestamp(1))
+        .unwrap();
+    drop(writer);
+    // It was written, so the next daemon finds it and goes on from there.
+    let writer = open(&disk);
+    assert_eq!(locked(&writer.ledger()).queued(), 5);
+    let after = disk.crash(0);
+    let writer = open(&after);
+    assert_eq!(locked(&writer.ledger()).queued(), 5);
+    assert_eq!(events(&after, &writer), (0..5).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_start_that_dies_after_it_removed_an_empty_segment_costs_nothing() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 5, 20)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    drop(writer);
+    // Its checkpoint lies in its segment, which stays empty.
+    let writer = open(&disk);
+    let empty = segment::file_name(writer.durable_end().segment);
+    drop(writer);
+    disk.remove(&Path::new(DIR).join(empty)).unwrap();
+    let writer = open(&disk);
+    assert_eq!(events(&disk, &writer), (0..5).collect::<Vec<_>>());
 }
 
 #[test]

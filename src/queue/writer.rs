@@ -35,7 +35,8 @@ use crate::disk::Open;
 use crate::units::Timestamp;
 
 /// Smallest and largest segment; between them it is a 16th of the queue, so that space comes back in small steps.
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Tests fill smaller ones, of a queue that is smaller than `spoolbeat.toml` takes.
+const SEGMENT_BYTES_MIN: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Most sealed segments that are kept for replay: each start makes one, however little it holds, and
@@ -240,9 +241,10 @@ impl Writer {
         if self.total_bytes() + need > limit {
             return Err(AppendError::Full);
         }
-        if self.active.end + need > self.segment_bytes
-            && self.active.end > segment::HEAD_BYTES as u64
-        {
+        let full = self.active.end + need > self.segment_bytes
+            && self.active.end > segment::HEAD_BYTES as u64;
+        // Behind bytes that may be missing nothing is written: it would be found after a crash, and they not.
+        if full || self.active.poisoned {
             let mut rotated = self.rotate(now);
             if rotated.is_err() && vital && self.give_reserve() {
                 rotated = self.rotate(now);
@@ -359,8 +361,13 @@ impl Writer {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
+        let before = self.active.id;
         self.commit(now)?;
         self.sync(now)?;
+        if self.active.id != before {
+            // A sync has failed, and what was not durable lies in a new segment already.
+            return Ok(());
+        }
         let head = Head {
             epoch: self.epoch,
             id: self.active.id + 1,

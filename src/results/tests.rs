@@ -210,6 +210,24 @@ fn a_run_that_the_daemon_left_is_settled_once() {
 }
 
 #[test]
+fn a_run_whose_daemon_died_before_its_first_write_has_a_record_all_the_same() {
+    let home = home();
+    let run = RunId::new(T0, 1);
+    drop(start(&home, &run));
+    OsDisk.remove(&path(&home, &run, "running.json")).unwrap();
+    let left = home.results.left_running().unwrap();
+    assert_eq!(left, [("disk".to_owned(), run.clone())]);
+    let at = T0.after(Duration::from_secs(1));
+    home.results
+        .settle("disk", &run, Outcome::Interrupted, at, None)
+        .unwrap();
+    let record = home.results.read("disk", &run).unwrap();
+    assert_eq!(record.outcome.as_deref(), Some("interrupted"));
+    assert_eq!(record.started_at, T0.to_string());
+    assert_eq!(home.results.left_running().unwrap(), []);
+}
+
+#[test]
 fn records_of_other_versions_are_read_as_far_as_they_go() {
     let home = home();
     let run = RunId::new(T0, 1);
