@@ -9,6 +9,7 @@ use std::fs;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -89,7 +90,15 @@ impl Spool {
 
     /// A root whose `spoolbeat.toml` is this.
     pub(crate) fn with_settings(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), settings)
+    }
+
+    /// The same in memory, for tests that are about processes and not about the disk.
+    pub(crate) fn in_memory(settings: &str) -> Self {
+        Self::in_folder(tempfile::tempdir_in("/dev/shm").unwrap(), settings)
+    }
+
+    fn in_folder(folder: tempfile::TempDir, settings: &str) -> Self {
         let spool = Self {
             folder,
             daemon: None,
@@ -187,6 +196,17 @@ impl Spool {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
+    }
+
+    /// Whether the daemon has been killed by SIGKILL, which it may have sent itself; any other end
+    /// fails the test.
+    pub(crate) fn is_killed(&mut self) -> bool {
+        let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+        if let Some(status) = ended {
+            assert_eq!(status.signal(), Some(9), "the daemon ended: {status}");
+            self.daemon = None;
+        }
+        ended.is_some()
     }
 
     /// CPU time that the daemon itself has used, its children apart.
@@ -362,11 +382,20 @@ fn end_of(child: &mut Child, what: &str) -> ExitStatus {
 
 /// Whether a test that needs root cannot run; says so.
 pub(crate) fn needs_root(test: &str) -> bool {
-    let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
-    if !is_root {
+    if !is_root() {
         drop(writeln!(std::io::stdout(), "SKIP {test}: needs root"));
     }
-    !is_root
+    !is_root()
+}
+
+/// Whether the tests run as root.
+pub(crate) fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0
+}
+
+/// Whether tests take their long forms.
+pub(crate) fn soak() -> bool {
+    std::env::var_os("SPOOLBEAT_SOAK").is_some_and(|value| value == "1")
 }
 
 /// Both outputs of a command, as text.

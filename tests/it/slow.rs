@@ -18,6 +18,7 @@ use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
 use crate::harness::Spool;
+use crate::harness::soak;
 use crate::harness::wait_until;
 
 /// Patience with a drain of many events.
@@ -39,10 +40,6 @@ pub(crate) fn skipped(test: &str) -> bool {
         ));
     }
     !slow
-}
-
-fn soak() -> bool {
-    std::env::var_os("SPOOLBEAT_SOAK").is_some_and(|value| value == "1")
 }
 
 /// A number below `below` that differs from round to round in a fixed way.

@@ -198,6 +198,7 @@ fn fact(what: What) -> Option<Fact> {
                 },
                 head: Head::default(),
                 outputs: vec!["a".into()],
+                waits_for: vec!["a".into()],
                 at: 1,
             },
             from: 0,
@@ -558,7 +559,15 @@ impl Output {
 }
 
 fn cursors(disk: &MemDisk, writer: &Writer, names: &[String]) -> io::Result<Vec<Output>> {
-    let opened = open_cursors(disk, Path::new(DIR), writer, names)?;
+    let readers: Vec<Reader> = names
+        .iter()
+        .map(|name| Reader {
+            output: name.clone(),
+            start: Begin::Newest,
+            required: true,
+        })
+        .collect();
+    let opened = open_cursors(disk, Path::new(DIR), writer, &readers)?;
     let output = |(name, (file, cursor)): (&String, (CursorFile, Cursor))| Output {
         name: name.clone(),
         file,

@@ -146,9 +146,14 @@ impl Logstash {
 
     /// Every window that arrived, in order; a fault of the client fails the test here.
     pub(crate) fn windows(&self) -> Vec<Window> {
+        self.windows_from(0)
+    }
+
+    /// Those that arrived behind the first `seen`.
+    pub(crate) fn windows_from(&self, seen: usize) -> Vec<Window> {
         let state = self.shared.state.lock().unwrap();
         assert!(state.faults.is_empty(), "faults: {:?}", state.faults);
-        state.windows.clone()
+        state.windows[seen..].to_vec()
     }
 
     /// How many events arrived, resent ones counted again.

@@ -1,4 +1,5 @@
-//! A proxy that ends connections after a byte that the test names. Knows no protocol.
+//! A proxy that ends connections after a byte that the test names, or puts a server far away. Knows
+//! no protocol.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -10,7 +11,10 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,26 @@ impl Proxy {
         Self { port, made }
     }
 
+    /// A proxy behind which the server is this far away, there and back.
+    pub(crate) fn far(server: u16, away: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else {
+                    continue;
+                };
+                carry_late(&client, &server, away / 2);
+                carry_late(&server, &client, away / 2);
+            }
+        });
+        Self {
+            port,
+            made: Arc::default(),
+        }
+    }
+
     pub(crate) const fn port(&self) -> u16 {
         self.port
     }
@@ -103,6 +127,36 @@ fn carry(
         }
         // An error means that it has ended already.
         drop(from.shutdown(Shutdown::Both));
+        drop(to.shutdown(Shutdown::Both));
+    });
+}
+
+/// Chunks on the way at a time: a line of 100 MB/s that is 50 ms long holds fewer.
+const ON_THE_WAY: usize = 4096;
+
+/// Carries bytes one way, each chunk so much later, until either side ends.
+fn carry_late(from: &TcpStream, to: &TcpStream, late: Duration) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    let (way, arriving) = mpsc::sync_channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
+    thread::spawn(move || {
+        let mut chunk = [0; 64 << 10];
+        while let Ok(read @ 1..) = from.read(&mut chunk) {
+            if way
+                .send((Instant::now() + late, chunk[..read].to_vec()))
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for (due, chunk) in arriving {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&chunk).is_err() {
+                break;
+            }
+        }
+        // An error means that it has ended already.
         drop(to.shutdown(Shutdown::Both));
     });
 }
