@@ -81,9 +81,12 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
+    load_for(&["lumberjack", "archive"].map(Outlet::to), bytes, defaults)
+}
+
+fn load_for(outlets: &[Outlet], bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
     let dir = folder();
     fs::write(dir.path().join(JOB_FILE), bytes).unwrap();
-    let outputs = ["lumberjack", "archive"].map(Outlet::to);
     let standing = own();
     let place = Place {
         name: "idp",
@@ -91,7 +94,7 @@ fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
         generation: "0123",
         standing: &standing,
     };
-    load_job_with(&place, defaults, &outputs, lookup)
+    load_job_with(&place, defaults, outlets, lookup)
 }
 
 fn load(text: &str) -> Result<Job, Vec<Problem>> {

@@ -278,9 +278,17 @@ fn text_of(row: &Row, lines: &[&str], displaced: &[&str]) -> String {
     chosen.into_values().map(|line| line + "\n").collect()
 }
 
-/// A job apart from where it lies.
+/// A job apart from where it lies; it may write to two outputs, and to a third one with the tag `b`.
 fn job(text: &str, defaults: &Defaults) -> Job {
-    let job = load_bytes(text.as_bytes(), defaults).unwrap_or_else(|why| panic!("{text}: {why:?}"));
+    let mut tags = routing::Tags::default();
+    tags.add("b").unwrap();
+    let tagged = Outlet {
+        tags,
+        ..Outlet::to("tagged")
+    };
+    let outlets = [Outlet::to("lumberjack"), Outlet::to("archive"), tagged];
+    let loaded = load_for(&outlets, text.as_bytes(), defaults);
+    let job = loaded.unwrap_or_else(|why| panic!("{text}: {why:?}"));
     Job {
         folder: "/".into(),
         ..job
