@@ -69,8 +69,11 @@ pub(crate) enum Verdict {
     Part(usize, i32),
     /// It says that it was carried out, and was not.
     Lie,
-    /// A write of which so many bytes are written, and which says that all were.
+    /// A write of which so many bytes are written, and which says that all were. A sync that fails and
+    /// says nothing of it.
     LiePart(usize),
+    /// A write of which one bit of this byte is another, and which says nothing of it.
+    Flip(usize),
 }
 
 /// Decides about each call.
@@ -153,7 +156,7 @@ impl State {
     fn may(&mut self, verb: Verb, path: &str) -> io::Result<bool> {
         match self.decide(verb, path, 0) {
             Verdict::Go => Ok(true),
-            Verdict::Lie | Verdict::LiePart(_) => Ok(false),
+            Verdict::Lie | Verdict::LiePart(_) | Verdict::Flip(_) => Ok(false),
             Verdict::Fail(errno) | Verdict::Part(_, errno) => {
                 Err(io::Error::from_raw_os_error(errno))
             }
@@ -196,6 +199,12 @@ impl State {
             Verdict::Part(most, errno) => (most.min(bytes.len()), Err(errno)),
             Verdict::Lie => (0, Ok(())),
             Verdict::LiePart(most) => (most.min(bytes.len()), Ok(())),
+            Verdict::Flip(at) => {
+                let mut wrong = bytes.to_vec();
+                wrong[at % bytes.len()] ^= 1;
+                self.change(inode, Change::Write(offset, wrong.into()));
+                (0, Ok(()))
+            }
         };
         if arrives > 0 {
             self.change(inode, Change::Write(offset, bytes[..arrives].into()));
@@ -204,15 +213,14 @@ impl State {
     }
 
     fn sync(&mut self, path: &str, inode: Inode) -> io::Result<()> {
-        match self.may(Verb::Sync, path) {
-            Ok(true) => self.note(Op::Sync(inode)),
-            Ok(false) => {}
-            Err(error) => {
-                self.note(Op::SyncFailed(inode));
-                return Err(error);
-            }
-        }
-        Ok(())
+        let (op, said) = match self.decide(Verb::Sync, path, 0) {
+            Verdict::Go => (Op::Sync(inode), Ok(())),
+            Verdict::Fail(errno) | Verdict::Part(_, errno) => (Op::SyncFailed(inode), Err(errno)),
+            Verdict::LiePart(_) => (Op::SyncFailed(inode), Ok(())),
+            Verdict::Lie | Verdict::Flip(_) => return Ok(()),
+        };
+        self.note(op);
+        said.map_err(io::Error::from_raw_os_error)
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::ledger::Ledger;
+use super::quarantine;
 use super::recover::OpenError;
+use super::segment;
 use super::segment::BadHead;
 use super::segment::Position;
 use crate::disk::Disk;
@@ -43,16 +45,17 @@ impl Checkpoint {
         serde_json::to_writer(&mut out, self)?;
         out[0..8].copy_from_slice(&MAGIC);
         LittleEndian::write_u32(&mut out[8..12], VERSION);
-        let crc = crc32fast::hash(&out[HEAD_BYTES..]);
+        let crc = crc(VERSION, &out[HEAD_BYTES..]);
         LittleEndian::write_u32(&mut out[12..16], crc);
         Ok(out)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, BadHead> {
         let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(BadHead::Damaged)?;
+        let version = LittleEndian::read_u32(&head[8..12]);
         let fits =
-            head[0..8] == MAGIC && LittleEndian::read_u32(&head[12..16]) == crc32fast::hash(body);
-        match LittleEndian::read_u32(&head[8..12]) {
+            head[0..8] == MAGIC && LittleEndian::read_u32(&head[12..16]) == crc(version, body);
+        match version {
             _ if !fits => Err(BadHead::Damaged),
             VERSION => serde_json::from_slice(body).map_err(|_| BadHead::Damaged),
             newer => Err(BadHead::Newer(newer)),
@@ -70,24 +73,38 @@ impl Checkpoint {
     }
 }
 
+/// The version is in the checksum: a flipped bit in it must not look like a newer program's work.
+fn crc(version: u32, body: &[u8]) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(&version.to_le_bytes());
+    hash.update(body);
+    hash.finalize()
+}
+
 fn file_name(id: u64) -> String {
     format!("checkpoint-{id:016x}")
 }
 
 fn id_of(file_name: &str) -> Option<u64> {
     let hex = file_name.strip_prefix("checkpoint-")?;
-    if hex.len() == 16 {
-        u64::from_str_radix(hex, 16).ok()
-    } else {
-        None
-    }
+    let id = u64::from_str_radix(hex, 16).ok()?;
+    (hex.len() == 16 && id < segment::ID_END).then_some(id)
 }
 
-/// The readable checkpoints in `dir`, newest first.
+/// The checkpoints of a folder.
+#[derive(Debug)]
+pub(crate) struct All {
+    /// Those that can be read, newest first.
+    pub(crate) readable: Vec<Checkpoint>,
+    /// The highest id of all, readable or not: what comes next must win over them.
+    pub(crate) last_id: u64,
+}
+
+/// Looks at the checkpoints in `dir`.
 ///
 /// # Errors
-/// [`OpenError`]: the folder cannot be listed, or one is of a newer version.
-pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<Vec<Checkpoint>, OpenError> {
+/// [`OpenError`]: the disk fails for now, or one is of a newer version.
+pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<All, OpenError> {
     let at_dir = |error| OpenError::Disk {
         path: dir.to_path_buf(),
         error,
@@ -98,22 +115,31 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<Vec<Checkpoint>, OpenEr
         .filter_map(|entry| id_of(&entry.name))
         .collect();
     ids.sort_unstable_by(|a, b| b.cmp(a));
-    let mut found = Vec::new();
+    let mut found = All {
+        readable: Vec::new(),
+        last_id: ids.first().copied().unwrap_or_default(),
+    };
     for id in ids {
         let path = dir.join(file_name(id));
         match disk
             .read(&path, BYTES_MAX)
             .map(|bytes| Checkpoint::read(&bytes))
         {
-            Ok(Ok(checkpoint)) => found.push(checkpoint),
+            Ok(Ok(checkpoint)) if checkpoint.id == id => found.readable.push(checkpoint),
             Ok(Err(BadHead::Newer(version))) => {
                 let what = format!("format {version}");
                 return Err(OpenError::Newer { path, what });
             }
-            Ok(Err(BadHead::Damaged)) => {
+            Ok(_) => {
                 tracing::warn!(checkpoint = id, "checkpoint is damaged and was passed over");
             }
-            Err(error) => tracing::warn!(checkpoint = id, %error, "checkpoint could not be read"),
+            Err(error)
+                if quarantine::is_lasting(&error) || error.kind() == io::ErrorKind::InvalidData =>
+            {
+                tracing::warn!(checkpoint = id, %error, "checkpoint could not be read and was passed over");
+            }
+            // It may be readable in a moment: what it knows must not be forgotten for that.
+            Err(error) => return Err(OpenError::Disk { path, error }),
         }
     }
     Ok(found)
@@ -130,16 +156,16 @@ pub(crate) fn count(disk: &dyn Disk, dir: &Path) -> Result<(usize, usize), OpenE
     };
     let entries = disk.list(dir).map_err(at_dir)?;
     let files = entries.iter().filter(|entry| id_of(&entry.name).is_some());
-    Ok((all(disk, dir)?.len(), files.count()))
+    Ok((all(disk, dir)?.readable.len(), files.count()))
 }
 
-/// Removes all checkpoints older than `oldest`.
+/// Removes all checkpoints but these.
 ///
 /// # Errors
 /// What the disk said.
-pub(crate) fn prune(disk: &dyn Disk, dir: &Path, oldest: u64) -> io::Result<()> {
+pub(crate) fn prune(disk: &dyn Disk, dir: &Path, keep: [u64; 2]) -> io::Result<()> {
     for entry in disk.list(dir)? {
-        if id_of(&entry.name).is_some_and(|id| id < oldest) {
+        if id_of(&entry.name).is_some_and(|id| !keep.contains(&id)) {
             disk.remove(&dir.join(&entry.name))?;
         }
     }

@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::EntryKind;
 use crate::disk::Open;
+use crate::disk::Replace;
 
 /// How the names of cursor files begin; the output's name follows.
 const PREFIX: &str = "cursor-";
@@ -77,14 +78,15 @@ pub struct Cursor {
 /// The file that an output's cursor lives in.
 #[derive(Debug)]
 pub struct CursorFile {
-    file: Arc<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// `None`: there is none, or a sync of it failed and it is not trusted again.
+    file: Option<Arc<dyn DiskFile>>,
     generation: u64,
+    /// The slot that is not durable.
     slot: u64,
-    /// What was stored and is not synced yet.
-    newest: Option<[u8; SLOT_BYTES]>,
-    /// Whether it has to be written again before it is synced: its write has failed, or its sync, after
-    /// which the next one could succeed without the bytes having arrived.
-    again: bool,
+    /// What that slot holds.
+    written: Option<Cursor>,
 }
 
 /// What a cursor's file said.
@@ -99,46 +101,47 @@ pub enum Stored {
 }
 
 impl CursorFile {
-    /// Opens the cursor of `output`, making its file when it is missing.
+    /// Opens the cursor of `output`. A missing file is made by the first [`CursorFile::sync`].
     ///
     /// # Errors
     /// What the disk said.
-    pub fn open(disk: &dyn Disk, dir: &Path, output: &str) -> io::Result<(Self, Stored)> {
-        let path = path(dir, output);
-        let file = match disk.open(&path, Open::Write) {
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, output: &str) -> io::Result<(Self, Stored)> {
+        let mut opened = Self {
+            disk: disk.clone(),
+            path: path(dir, output),
+            file: None,
+            generation: 0,
+            slot: 0,
+            written: None,
+        };
+        let file = match disk.open(&opened.path, Open::Write) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = disk.open(&path, Open::CreateNew)?;
-                disk.sync_dir(dir)?;
-                return Ok((Self::at(file, 0, 0), Stored::Missing));
+                return Ok((opened, Stored::Missing));
             }
             Err(error) => return Err(error),
         };
-        // The newest slot may have been written but not synced by the daemon before.
-        file.sync()?;
-        match newest_slot(&*file)? {
-            Some((slot, generation, cursor)) => {
-                Ok((Self::at(file, generation, 1 - slot), Stored::Cursor(cursor)))
-            }
-            None => {
-                let stored = if file.size()? == 0 {
-                    Stored::Missing
-                } else {
-                    Stored::Damaged
-                };
-                Ok((Self::at(file, 0, 0), stored))
-            }
+        let Some((slot, generation, cursor)) = newest_slot(&*file)? else {
+            return Ok((opened, Stored::Damaged));
+        };
+        opened.generation = generation;
+        opened.slot = 1 - slot;
+        // It may be what a daemon wrote that died before its sync, or after one that failed.
+        if let Err(error) = opened.renew(&cursor) {
+            tracing::warn!(output, %error, "the cursor takes no new file and is written again in its own");
+            // The new file may have taken the place all the same.
+            let file = disk.open(&opened.path, Open::Write)?;
+            let Some((slot, generation, cursor)) = newest_slot(&*file)? else {
+                return Err(error);
+            };
+            // The same bytes in the same place: torn, they are what they were.
+            file.write_at(slot * SLOT_BYTES as u64, &write_slot(generation, &cursor))?;
+            file.sync()?;
+            disk.sync_dir(dir)?;
+            opened.slot = 1 - slot;
+            (opened.file, opened.generation) = (Some(file), generation);
         }
-    }
-
-    const fn at(file: Arc<dyn DiskFile>, generation: u64, slot: u64) -> Self {
-        Self {
-            file,
-            generation,
-            slot,
-            newest: None,
-            again: false,
-        }
+        Ok((opened, Stored::Cursor(cursor)))
     }
 
     /// Writes `cursor`; it survives the death of this process, not yet a power cut.
@@ -146,34 +149,52 @@ impl CursorFile {
     /// # Errors
     /// What the disk said; [`CursorFile::sync`] tries again.
     pub fn store(&mut self, cursor: &Cursor) -> io::Result<()> {
+        self.written = None;
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         self.generation += 1;
         let bytes = write_slot(self.generation, cursor);
-        self.newest = Some(bytes);
-        self.write(&bytes)
+        file.write_at(self.slot * SLOT_BYTES as u64, &bytes)?;
+        self.written = Some(*cursor);
+        Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
-        let written = self.file.write_at(self.slot * SLOT_BYTES as u64, bytes);
-        self.again = written.is_err();
-        written
-    }
-
-    /// Makes what was stored last durable.
+    /// Makes `cursor` durable, whatever became of the [`CursorFile::store`] before.
     ///
     /// # Errors
     /// What the disk said; the slot that was durable before still is.
-    pub fn sync(&mut self) -> io::Result<()> {
-        let Some(newest) = self.newest else {
-            return Ok(());
-        };
-        if self.again {
-            self.write(&newest)?;
+    pub fn sync(&mut self, cursor: &Cursor) -> io::Result<()> {
+        if self.written != Some(*cursor) {
+            self.store(cursor)?;
         }
-        let synced = self.file.sync();
-        self.again = synced.is_err();
-        synced?;
-        self.newest = None;
-        self.slot = 1 - self.slot;
+        match &self.file {
+            Some(file) => match file.sync() {
+                Ok(()) => {
+                    self.slot = 1 - self.slot;
+                    self.written = None;
+                    Ok(())
+                }
+                // The next sync could succeed without the bytes having arrived.
+                Err(error) => {
+                    self.file = None;
+                    tracing::error!(path = %self.path.display(), %error, "sync failed; the cursor is written anew");
+                    self.renew(cursor)
+                }
+            },
+            None => self.renew(cursor),
+        }
+    }
+
+    /// Makes a new file that holds `cursor`, in place of the former one.
+    fn renew(&mut self, cursor: &Cursor) -> io::Result<()> {
+        self.generation += 1;
+        let mut bytes = [0; 2 * SLOT_BYTES];
+        bytes[..SLOT_BYTES].copy_from_slice(&write_slot(self.generation, cursor));
+        self.disk.replace(&self.path, &bytes, Replace::Durable)?;
+        self.file = Some(self.disk.open(&self.path, Open::Write)?);
+        self.slot = 1;
+        self.written = None;
         Ok(())
     }
 }
@@ -293,6 +314,7 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::disk::mem::Fault;
     use crate::disk::mem::MemDisk;
 
     fn cursor(seq: u64) -> Cursor {
@@ -318,16 +340,15 @@ mod tests {
     #[test]
     fn a_power_cut_never_costs_a_synced_cursor() {
         let disk = MemDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let dir = Path::new("/q");
-        disk.make_dir(dir).unwrap();
-        let (mut file, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        let (mut file, stored) = CursorFile::open(&shared, dir, "out").unwrap();
         assert_eq!(stored, Stored::Missing);
-        file.store(&cursor(1)).unwrap();
-        file.sync().unwrap();
+        file.sync(&cursor(1)).unwrap();
         for seq in 2..20 {
             file.store(&cursor(seq)).unwrap();
             if seq % 3 == 0 {
-                file.sync().unwrap();
+                file.sync(&cursor(seq)).unwrap();
             }
             let synced = seq / 3 * 3;
             for kept in 0..=SLOT_BYTES {
@@ -344,12 +365,11 @@ mod tests {
     #[test]
     fn one_damaged_slot_costs_one_interval_and_none_ever_leads_ahead() {
         let disk = MemDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let dir = Path::new("/q");
-        disk.make_dir(dir).unwrap();
-        let (mut file, _) = CursorFile::open(&disk, dir, "out").unwrap();
+        let (mut file, _) = CursorFile::open(&shared, dir, "out").unwrap();
         for seq in [5, 6] {
-            file.store(&cursor(seq)).unwrap();
-            file.sync().unwrap();
+            file.sync(&cursor(seq)).unwrap();
         }
         let path = path(dir, "out");
         let whole = disk.read(&path, 4096).unwrap();
@@ -375,19 +395,39 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_is_durable_or_its_sync_fails_whatever_the_disk_refused_before() {
+        let disk = MemDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let dir = Path::new("/q");
+        let (mut file, _) = CursorFile::open(&shared, dir, "out").unwrap();
+        file.sync(&cursor(1)).unwrap();
+        disk.fail(Fault::WritesFull);
+        file.store(&cursor(2)).unwrap_err();
+        file.sync(&cursor(2)).unwrap_err();
+        disk.fail(Fault::NextSync);
+        file.sync(&cursor(2)).unwrap();
+        let found = peek(&disk.crash(0), dir, "out").unwrap().unwrap();
+        assert_eq!(
+            found,
+            cursor(2),
+            "after a failed sync it lies in a new file"
+        );
+    }
+
+    #[test]
     fn two_damaged_slots_are_told_apart_from_a_new_output() {
         let disk = MemDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let dir = Path::new("/q");
-        disk.make_dir(dir).unwrap();
-        let (mut file, _) = CursorFile::open(&disk, dir, "out").unwrap();
-        file.store(&cursor(5)).unwrap();
-        let (_, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        let (mut file, _) = CursorFile::open(&shared, dir, "out").unwrap();
+        file.sync(&cursor(5)).unwrap();
+        let (_, stored) = CursorFile::open(&shared, dir, "out").unwrap();
         assert_eq!(stored, Stored::Cursor(cursor(5)));
         disk.open(&path(dir, "out"), Open::Write)
             .unwrap()
             .write_at(0, &[0; 1024])
             .unwrap();
-        let (_, stored) = CursorFile::open(&disk, dir, "out").unwrap();
+        let (_, stored) = CursorFile::open(&shared, dir, "out").unwrap();
         assert_eq!(stored, Stored::Damaged);
     }
 }

@@ -38,6 +38,8 @@ pub struct LogReader {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     at: Position,
+    /// Records below this number were read before: a block that lies twice is read once.
+    floor: u64,
     current: Option<Current>,
 }
 
@@ -57,8 +59,16 @@ impl LogReader {
             disk,
             dir: dir.to_path_buf(),
             at,
+            floor: 0,
             current: None,
         }
+    }
+
+    /// Passes over records whose number is below `number`.
+    #[must_use]
+    pub(crate) const fn at_number(mut self, number: u64) -> Self {
+        self.floor = number;
+        self
     }
 
     /// Where the next look begins.
@@ -70,6 +80,7 @@ impl LogReader {
     /// Goes to `at`.
     pub fn seek(&mut self, at: Position) {
         self.at = at;
+        self.floor = 0;
     }
 
     /// The next record before `end`; `None` when there is none. Damaged spans are stepped over.
@@ -97,11 +108,16 @@ impl LogReader {
                     segment: self.at.segment,
                     offset,
                 };
+                if header.number < self.floor {
+                    self.at.offset = offset + record::HEADER_BYTES as u64;
+                    continue;
+                }
                 let next = Position {
                     offset: offset + header.record_bytes(),
                     ..at
                 };
                 self.at = next;
+                self.floor = header.number + 1;
                 return Ok(Some(Found { header, at, next }));
             }
             if self.at.segment == end.segment {
@@ -201,11 +217,12 @@ fn find(id: u64, file: &dyn DiskFile, from: u64, limit: u64) -> io::Result<Optio
         return Ok(Some((header, from)));
     }
     let mut at = from + 1;
-    let mut chunk = vec![0; RESYNC_BYTES];
+    let mut chunk = Vec::new();
     while at + record::HEADER_BYTES as u64 <= limit {
         let want = usize::try_from(limit - at)
             .unwrap_or(RESYNC_BYTES)
             .min(RESYNC_BYTES);
+        chunk.resize(want, 0);
         let read = file.read_at(at, &mut chunk[..want])?;
         if read < record::MAGIC.len() {
             break;

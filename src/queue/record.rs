@@ -23,6 +23,7 @@ pub const HEADER_BYTES: usize = 56;
 pub const BODY_BYTES_MAX: u32 = 32 << 20;
 
 const FLAG_ZLIB: u32 = 1;
+const FLAG_SETTLED: u32 = 2;
 
 const SECTION_EVENTS: u16 = 1;
 const SECTION_DIRECTORY: u16 = 2;
@@ -52,6 +53,9 @@ pub struct Header {
     pub raw_bytes: u32,
     /// Whether the events' frames are one zlib stream.
     pub zlib: bool,
+    /// Whether everything before it was durable when it was written. Of records that were not, a power
+    /// cut may leave a later one and take an earlier one.
+    pub settled: bool,
     /// When it was written.
     pub at: Timestamp,
 }
@@ -175,7 +179,7 @@ impl Draft {
     }
 
     /// The header of this draft at its place in the log; its checksum is [`seal`]'s.
-    pub(crate) fn header(&self, number: u64, seq: u64, at: Timestamp) -> Header {
+    pub(crate) fn header(&self, number: u64, seq: u64, settled: bool, at: Timestamp) -> Header {
         Header {
             body_bytes: 0,
             body_crc: 0,
@@ -189,6 +193,7 @@ impl Draft {
             },
             raw_bytes: self.events.raw_bytes,
             zlib: self.events.zlib,
+            settled,
             at,
         }
     }
@@ -214,7 +219,9 @@ impl Header {
         LittleEndian::write_u32(&mut out[32..36], self.count);
         LittleEndian::write_u32(&mut out[36..40], self.route);
         LittleEndian::write_u32(&mut out[40..44], self.raw_bytes);
-        LittleEndian::write_u32(&mut out[44..48], if self.zlib { FLAG_ZLIB } else { 0 });
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        let flags = flag(self.zlib, FLAG_ZLIB) | flag(self.settled, FLAG_SETTLED);
+        LittleEndian::write_u32(&mut out[44..48], flags);
         LittleEndian::write_i64(&mut out[48..56], self.at.0);
         let crc = header_crc(segment, &out);
         LittleEndian::write_u32(&mut out[4..8], crc);
@@ -229,6 +236,7 @@ impl Header {
         {
             return None;
         }
+        let flags = LittleEndian::read_u32(&bytes[44..48]);
         let header = Self {
             body_bytes: LittleEndian::read_u32(&bytes[8..12]),
             body_crc: LittleEndian::read_u32(&bytes[12..16]),
@@ -237,7 +245,8 @@ impl Header {
             count: LittleEndian::read_u32(&bytes[32..36]),
             route: LittleEndian::read_u32(&bytes[36..40]),
             raw_bytes: LittleEndian::read_u32(&bytes[40..44]),
-            zlib: LittleEndian::read_u32(&bytes[44..48]) & FLAG_ZLIB != 0,
+            zlib: flags & FLAG_ZLIB != 0,
+            settled: flags & FLAG_SETTLED != 0,
             at: Timestamp(LittleEndian::read_i64(&bytes[48..56])),
         };
         (header.body_bytes <= BODY_BYTES_MAX).then_some(header)
@@ -458,7 +467,7 @@ mod tests {
     fn a_record_reads_back_as_written() {
         let draft = draft();
         let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, 7, draft.header(3, 40, Timestamp(5)));
+        seal(&mut bytes, 7, draft.header(3, 40, false, Timestamp(5)));
         let header = Header::read(7, &bytes).unwrap();
         assert_eq!(
             (header.number, header.seq, header.count, header.at),
@@ -477,7 +486,7 @@ mod tests {
     fn every_flipped_bit_and_every_cut_of_a_record_is_seen() {
         let draft = draft();
         let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, 7, draft.header(3, 40, Timestamp(5)));
+        seal(&mut bytes, 7, draft.header(3, 40, false, Timestamp(5)));
         let whole = |bytes: &[u8]| {
             Header::read(7, bytes).is_some_and(|header| header.fits(7, &bytes[HEADER_BYTES..]))
         };

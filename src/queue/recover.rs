@@ -1,7 +1,7 @@
 //! Opening a queue after whatever happened to it.
 //!
 //! State = newest readable checkpoint + the log after it. Idempotent: a second crash in the middle
-//! finds the same. Throws away only the tail behind the last whole record of the last segment,
+//! finds the same. What is kept is written anew first where it may never have reached the medium. Throws away only the tail behind the last whole record of the last segment,
 //! which nobody was promised; damage anywhere else is stepped over and counted, never guessed at.
 
 use std::cmp::Ordering;
@@ -28,6 +28,7 @@ use crate::disk::Disk;
 use crate::disk::Entry;
 use crate::disk::EntryKind;
 use crate::disk::Open;
+use crate::disk::Replace;
 use crate::disk::UNFINISHED;
 use crate::units::Timestamp;
 
@@ -87,8 +88,13 @@ pub(crate) struct Recovered {
     pub(crate) epoch: u32,
     /// Where the log ends.
     pub(crate) end: Position,
+    /// Up to where the newest checkpoint knows the log.
+    pub(crate) covered: Position,
     /// The oldest place that the kept checkpoints need.
     pub(crate) oldest_needed: Position,
+    /// The newest checkpoint that can be read; 0: none.
+    pub(crate) checkpoint: u64,
+    /// The highest id of any checkpoint.
     pub(crate) last_checkpoint: u64,
     /// Segments and their sizes, oldest first.
     pub(crate) segments: Vec<(u64, u64)>,
@@ -106,16 +112,20 @@ pub(crate) struct Recovered {
     pub(crate) last_segment: u64,
 }
 
-/// Reads what a queue folder holds and cuts a torn tail off.
+/// Reads what a queue folder holds, and clears away what is in the way of writing on.
 pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     now: Timestamp,
 ) -> Result<Recovered, OpenError> {
-    disk.make_dir(dir).map_err(|error| OpenError::Disk {
+    let at_dir = |error| OpenError::Disk {
         path: dir.to_path_buf(),
         error,
-    })?;
+    };
+    disk.make_dir(dir).map_err(at_dir)?;
+    if let Some(above) = dir.parent() {
+        disk.sync_dir(above).map_err(at_dir)?;
+    }
     let mut found = loop {
         match survey(disk, dir) {
             // Each turn takes a segment away, so there is an end to it.
@@ -136,7 +146,6 @@ pub(crate) fn recover(
         move_away(disk, dir, id, reason, now)?;
         found.segments.retain(|(segment, _)| *segment != id);
     }
-    settle_tail(disk, dir, &mut found)?;
     remove_unfinished(&**disk, dir);
     Ok(found)
 }
@@ -182,7 +191,7 @@ fn is_ours(entry: &Entry) -> bool {
     known && entry.kind == EntryKind::File
 }
 
-/// Removes checkpoints that the daemon before died in. What cannot be removed costs only its room.
+/// Removes what the daemon before died in the midst of. What cannot be removed costs only its room.
 fn remove_unfinished(disk: &dyn Disk, dir: &Path) {
     let entries = disk.list(dir).unwrap_or_default();
     for entry in entries {
@@ -228,7 +237,9 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
             segment: first,
             offset: 0,
         },
-        last_checkpoint: 0,
+        covered: Position::default(),
+        checkpoint: 0,
+        last_checkpoint: checkpoints.last_id,
         segments,
         created: BTreeMap::new(),
         torn_bytes: 0,
@@ -237,22 +248,24 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
         cursors,
         last_segment: 0,
     };
+    let checkpoints = checkpoints.readable;
     if let Some(newest) = checkpoints.first() {
         found.ledger = newest.ledger.clone();
         found.epoch = newest.epoch;
         found.end = newest.at;
-        found.last_checkpoint = newest.id;
+        found.covered = newest.at;
+        found.checkpoint = newest.id;
         found.oldest_needed = checkpoints.last().map_or(newest.at, |oldest| oldest.at);
     }
     let floors = check_heads(disk, dir, &mut found)?;
-    scan(disk, dir, &mut found)?;
+    scan(disk, dir, &mut found, floors.number)?;
     // Outputs may have passed what is gone now: no number is given twice.
     let passed = found.cursors.found.iter().map(|(_, cursor)| cursor);
     let passed_seq = passed.clone().map(|cursor| cursor.seq).max().unwrap_or(1);
     found.ledger.pass(floors.seq.max(passed_seq));
     found.ledger.next_number = found.ledger.next_number.max(floors.number);
     let passed_segment = passed.map(|cursor| cursor.at.segment).max().unwrap_or(0);
-    let checkpointed = match found.last_checkpoint {
+    let checkpointed = match found.checkpoint {
         0 => 0,
         _ => found.end.segment,
     };
@@ -326,7 +339,13 @@ fn is_empty(disk: &Arc<dyn Disk>, dir: &Path, id: u64) -> bool {
     matches!(reader.next(at(id + 1)), Ok(None))
 }
 
-fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), OpenError> {
+/// Folds what lies behind the newest checkpoint. Records below `floor` are known to have been durable.
+fn scan(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    found: &mut Recovered,
+    floor: u64,
+) -> Result<(), OpenError> {
     let Some((last, bytes)) = found.segments.last().copied() else {
         return Ok(());
     };
@@ -334,8 +353,13 @@ fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), O
         segment: last,
         offset: bytes,
     };
-    let mut reader = LogReader::new(disk.clone(), dir, found.end);
-    let mut expected = None;
+    let number = found.ledger.next_number;
+    let mut reader = LogReader::new(disk.clone(), dir, found.end).at_number(number);
+    // Without a checkpoint nobody knows how many records were let go of before the first one.
+    let mut expected = (found.checkpoint > 0).then_some(number);
+    // Whole records behind one that is not: all of them may be what was being written when the power
+    // went. A later one without the earlier would say that a source was read which was not.
+    let mut limbo: Vec<(log::Found, Body)> = Vec::new();
     loop {
         let read = reader.next(end);
         let at = dir.join(segment::file_name(reader.position().segment));
@@ -347,22 +371,10 @@ fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), O
             break;
         };
         let header = record.header;
-        if expected.is_some_and(|expected| header.number > expected) {
-            found.damaged_records += header.number - expected.unwrap_or(header.number);
-        }
-        expected = Some(header.number + 1);
         let body = reader.body(&record).map_err(&at_segment)?;
+        let certain = header.settled || header.number < floor;
         match body.map(|bytes| Body::read(&bytes)) {
-            Some(Ok(body)) => {
-                found.ledger.fold(
-                    header.number,
-                    header.seq,
-                    &body.parts,
-                    &body.facts,
-                    &body.counters,
-                );
-                found.end = record.next;
-            }
+            Some(Ok(body)) => limbo.push((record, body)),
             Some(Err(Bad::Newer)) => {
                 let path = dir.join(segment::file_name(record.at.segment));
                 return Err(OpenError::Newer {
@@ -370,41 +382,62 @@ fn scan(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), O
                     what: "a record of an unknown kind".to_owned(),
                 });
             }
-            Some(Err(Bad::Damaged)) | None => found.damaged_records += 1,
+            Some(Err(Bad::Damaged)) | None => {}
+        }
+        let whole = expected.is_none_or(|expected| header.number == expected) && limbo.len() == 1;
+        if certain || whole {
+            for (record, body) in limbo.drain(..) {
+                fold(found, &mut expected, &record, &body);
+            }
         }
     }
+    found.damaged_records += expected.map_or(0, |expected| floor.saturating_sub(expected));
     Ok(())
 }
 
-/// Cuts what follows the last whole record off the last segment, and makes what is left durable: what the
-/// daemon before wrote and did not live to sync counts from now on, and what counts survives a power cut.
-fn settle_tail(disk: &Arc<dyn Disk>, dir: &Path, found: &mut Recovered) -> Result<(), OpenError> {
-    let last = found.segments.last().map_or(0, |(last, _)| *last);
-    for (id, bytes) in &mut found.segments {
-        if *id < found.oldest_needed.segment {
-            continue;
-        }
-        let keep = match found.end.segment.cmp(id) {
-            _ if *id < last => *bytes,
-            Ordering::Equal => found.end.offset,
-            Ordering::Less => segment::HEAD_BYTES as u64,
-            // The checkpoint lies behind it, in a segment that is gone, as an empty one is at each start.
-            Ordering::Greater => *bytes,
-        };
-        let path = dir.join(segment::file_name(*id));
-        let settle = || {
-            let file = disk.open(&path, Open::Write)?;
-            if *bytes > keep {
-                file.truncate(keep)?;
-            }
-            file.sync()
-        };
-        settle().map_err(|error| OpenError::Disk {
-            path: path.clone(),
-            error,
-        })?;
-        found.torn_bytes += bytes.saturating_sub(keep);
-        *bytes = keep.min(*bytes);
+fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, body: &Body) {
+    let header = record.header;
+    found.damaged_records += expected.map_or(0, |expected| header.number - expected);
+    *expected = Some(header.number + 1);
+    found.ledger.fold(
+        header.number,
+        header.seq,
+        &body.parts,
+        &body.facts,
+        &body.counters,
+    );
+    found.end = record.next;
+}
+
+/// Writes the last segment anew, without what follows its last whole record, when the newest
+/// checkpoint does not cover it. The daemon that wrote it may have died before its sync, or after one
+/// that failed: then the bytes are read from memory, and are nowhere else. What is counted from here on
+/// must be on the medium.
+pub(crate) fn renew_tail(disk: &dyn Disk, dir: &Path, found: &mut Recovered) -> io::Result<()> {
+    let Some((last, bytes)) = found.segments.last_mut() else {
+        return Ok(());
+    };
+    let keep = match found.end.segment.cmp(last) {
+        Ordering::Equal => found.end.offset,
+        Ordering::Less => (*bytes).min(segment::HEAD_BYTES as u64),
+        // The checkpoint knows of an empty segment behind it, which is gone.
+        Ordering::Greater => *bytes,
+    };
+    let end = Position {
+        segment: *last,
+        offset: keep,
+    };
+    if *bytes <= keep && (found.covered >= end || keep <= segment::HEAD_BYTES as u64) {
+        return Ok(());
     }
+    let path = dir.join(segment::file_name(*last));
+    let mut whole = vec![0; usize::try_from(keep).map_err(io::Error::other)?];
+    let read = disk.open(&path, Open::Read)?.read_at(0, &mut whole)?;
+    if read < whole.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    disk.replace(&path, &whole, Replace::Durable)?;
+    found.torn_bytes = *bytes - keep;
+    *bytes = keep;
     Ok(())
 }

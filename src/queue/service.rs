@@ -215,7 +215,7 @@ impl Queue {
             error,
         };
         let (writer, report) = Writer::open(disk.clone(), dir, settings.clone(), clock::now())?;
-        let cursors = open_cursors(&*disk, dir, &writer, outputs).map_err(at_dir)?;
+        let cursors = open_cursors(&disk, dir, &writer, outputs).map_err(at_dir)?;
         let marks: Marks = Arc::new(Mutex::new(
             outputs
                 .iter()
@@ -332,7 +332,7 @@ impl Queue {
 
 /// Opens every output's cursor before the first event can be appended, so that a new one misses none.
 pub(super) fn open_cursors(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     writer: &Writer,
     outputs: &[Reader],
@@ -363,8 +363,7 @@ pub(super) fn open_cursors(
             }
         };
         if stored != Stored::Cursor(cursor) {
-            file.store(&cursor)?;
-            file.sync()?;
+            file.sync(&cursor)?;
         }
         cursors.push((file, cursor));
     }

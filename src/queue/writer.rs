@@ -121,7 +121,9 @@ pub struct Writer {
     next_seq: u64,
     next_number: u64,
     ledger: Arc<Mutex<Ledger>>,
+    /// The newest checkpoint that can be read, and the highest id of any.
     checkpoint_id: u64,
+    last_checkpoint_id: u64,
     checkpoint_bytes: u64,
     newest_checkpoint: Position,
     older_checkpoint: Position,
@@ -161,12 +163,29 @@ impl Writer {
         settings: Settings,
         now: Timestamp,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let mut found = recover::recover(&disk, dir, now)?;
+        let segment_bytes = (settings.max_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        Self::open_with(disk, dir, settings, segment_bytes, now)
+    }
+
+    /// [`Writer::open`] with segments of about `segment_bytes`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn open_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        settings: Settings,
+        segment_bytes: u64,
+        now: Timestamp,
+    ) -> Result<(Self, OpenReport), OpenError> {
         let at_dir = |error| OpenError::Disk {
             path: dir.to_path_buf(),
             error,
         };
+        let mut found = recover::recover(&disk, dir, now)?;
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
+        or_with_reserve(&*disk, dir, || recover::renew_tail(&*disk, dir, &mut found))
+            .map_err(at_dir)?;
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,
@@ -178,16 +197,10 @@ impl Writer {
             first_number: found.ledger.next_number,
             created: now,
         };
-        let active = match create_over(&*disk, dir, head) {
-            // A full disk must not keep a backlog from being sent: the reserve is for such a day.
-            Err(error) if disk.remove(&dir.join(RESERVE)).is_ok() => {
-                tracing::warn!(%error, "the disk takes no new segment: the reserved one is given up");
-                create_over(&*disk, dir, head).map_err(at_dir)?
-            }
-            other => other.map_err(at_dir)?,
-        };
+        let active =
+            or_with_reserve(&*disk, dir, || create_over(&*disk, dir, head)).map_err(at_dir)?;
         let mut writer = Self {
-            segment_bytes: (settings.max_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+            segment_bytes,
             epoch: head.epoch,
             sealed: found
                 .segments
@@ -201,7 +214,8 @@ impl Writer {
             next_seq: head.first_seq,
             next_number: head.first_number,
             ledger: Arc::new(Mutex::new(found.ledger)),
-            checkpoint_id: found.last_checkpoint,
+            checkpoint_id: found.checkpoint,
+            last_checkpoint_id: found.last_checkpoint,
             checkpoint_bytes: 0,
             newest_checkpoint: found.oldest_needed,
             older_checkpoint: found.oldest_needed,
@@ -213,13 +227,8 @@ impl Writer {
             settings,
             active,
         };
-        if let Err(error) = writer.checkpoint() {
-            if writer.disk.remove(&dir.join(RESERVE)).is_err() {
-                return Err(at_dir(error));
-            }
-            tracing::warn!(%error, "the disk takes no checkpoint: the reserved segment is given up");
-            writer.checkpoint().map_err(at_dir)?;
-        }
+        let disk = writer.disk.clone();
+        or_with_reserve(&*disk, dir, || writer.checkpoint()).map_err(at_dir)?;
         writer.take_reserve();
         Ok((writer, report))
     }
@@ -251,7 +260,8 @@ impl Writer {
             }
             rotated.map_err(AppendError::Disk)?;
         }
-        let header = draft.header(self.next_number, self.next_seq, now);
+        let settled = self.active.synced == self.active.end;
+        let header = draft.header(self.next_number, self.next_seq, settled, now);
         record::seal(&mut bytes, self.active.id, header);
         let mut written = self.active.file.write_at(self.active.end, &bytes);
         if written.is_err() && vital && self.give_reserve() {
@@ -439,18 +449,18 @@ impl Writer {
     pub fn checkpoint(&mut self) -> io::Result<()> {
         let at = self.durable_end();
         let next = Checkpoint {
-            id: self.checkpoint_id + 1,
+            id: self.last_checkpoint_id + 1,
             epoch: self.epoch,
             at,
             ledger: locked(&self.ledger).clone(),
         };
         self.checkpoint_bytes = next.store(&*self.disk, &self.dir)?;
-        checkpoint::prune(&*self.disk, &self.dir, self.checkpoint_id)?;
-        self.checkpoint_id = next.id;
+        let former = std::mem::replace(&mut self.checkpoint_id, next.id);
+        self.last_checkpoint_id = next.id;
         self.older_checkpoint = self.newest_checkpoint;
         self.newest_checkpoint = at;
         self.since_checkpoint = 0;
-        Ok(())
+        checkpoint::prune(&*self.disk, &self.dir, [former, next.id])
     }
 
     /// The end of what is captured: outputs may read up to here.
@@ -592,6 +602,21 @@ pub enum Pressure {
     None,
     /// An append was refused as full.
     Pressed,
+}
+
+/// Tries `what`, once more without the reserve: a full disk must not keep a backlog from being sent.
+fn or_with_reserve<T>(
+    disk: &dyn Disk,
+    dir: &Path,
+    mut what: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    match what() {
+        Err(error) if disk.remove(&dir.join(RESERVE)).is_ok() => {
+            tracing::warn!(%error, "the disk takes no more: the reserved segment is given up");
+            what()
+        }
+        other => other,
+    }
 }
 
 /// Removes segments without a record from the end of the log, so that a daemon that is started again

@@ -310,7 +310,7 @@ impl Hands {
                 None
             }
             Effect::Sync(cursor) => {
-                match tokio::task::block_in_place(|| self.file.sync()) {
+                match tokio::task::block_in_place(|| self.file.sync(&cursor)) {
                     Ok(()) => {
                         locked(&self.marks).insert(self.output.clone(), cursor);
                     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use spoolbeat::disk::Disk;
 use spoolbeat::disk::OsDisk;
 use spoolbeat::event::Frames;
 use spoolbeat::event::Route;
@@ -71,15 +72,15 @@ fn settings() -> Settings {
 /// A queue whose output has passed nothing.
 fn make(dir: &Path) -> Writer {
     let (writer, _) = Writer::open(Arc::new(OsDisk), dir, settings(), AT).unwrap();
-    let (mut file, _) = CursorFile::open(&OsDisk, dir, "lumberjack").unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let (mut file, _) = CursorFile::open(&disk, dir, "lumberjack").unwrap();
     let cursor = Cursor {
         at: writer.durable_end(),
         seq: 1,
         born: 1,
         ..Cursor::default()
     };
-    file.store(&cursor).unwrap();
-    file.sync().unwrap();
+    file.sync(&cursor).unwrap();
     writer
 }
 

@@ -75,9 +75,10 @@ impl Change {
             (Self::Write(offset, bytes), Fate::First(most)) => {
                 Self::Write(*offset, bytes[..most.min(bytes.len())].into()).put(content);
             }
-            // The size had arrived, the blocks had not.
+            // The size had arrived, the blocks had not: where there were none, zeros are read.
             (Self::Write(offset, bytes), Fate::Zeros) => {
-                Self::Write(*offset, vec![0; bytes.len()].into()).put(content);
+                let end = *offset as usize + bytes.len();
+                content.resize(content.len().max(end), 0);
             }
             (Self::Write(offset, bytes), Fate::Sectors) => {
                 let mut at = 0;

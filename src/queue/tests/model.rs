@@ -551,7 +551,7 @@ impl Pair {
 
 impl Output {
     fn sync(&mut self) {
-        if self.file.sync().is_ok() {
+        if self.file.sync(&self.cursor).is_ok() {
             self.stored = self.cursor;
             self.synced = self.cursor;
         }
@@ -567,7 +567,8 @@ fn cursors(disk: &MemDisk, writer: &Writer, names: &[String]) -> io::Result<Vec<
             required: true,
         })
         .collect();
-    let opened = open_cursors(disk, Path::new(DIR), writer, &readers)?;
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = open_cursors(&shared, Path::new(DIR), writer, &readers)?;
     let output = |(name, (file, cursor)): (&String, (CursorFile, Cursor))| Output {
         name: name.clone(),
         file,
