@@ -248,15 +248,7 @@ impl Disk for OsDisk {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{} is larger than {max} bytes", path.display()),
-            ));
-        }
-        Ok(bytes)
+        read_all(File::open(path)?, path, max)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
@@ -482,7 +474,7 @@ pub struct Stamp {
 pub fn stamp(path: &Path) -> io::Result<Stamp> {
     let meta = fs::metadata(path)?;
     if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+        return Err(not_a_file());
     }
     Ok(Stamp {
         identity: (meta.dev(), meta.ino()),
@@ -490,6 +482,38 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
         mtime: (meta.mtime(), meta.mtime_nsec()),
         mode: meta.mode() & 0o7777,
     })
+}
+
+/// Reads a whole plain file, links followed, refusing more than `max` bytes. Never waits for somebody
+/// to write into a FIFO, whatever is put in the file's place meanwhile.
+///
+/// # Errors
+/// What the operating system said; `InvalidInput` when it is a folder, a FIFO or a device, `InvalidData`
+/// when it is larger.
+pub fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut how = File::options();
+    how.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = how.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(not_a_file());
+    }
+    read_all(file, path, max)
+}
+
+fn read_all(file: File, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is larger than {max} bytes", path.display()),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a file")
 }
 
 /// Joins names to a folder, for the many places that name a file under the root.

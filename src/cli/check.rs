@@ -268,7 +268,7 @@ impl Report {
     fn standing(&mut self, job: &Job, now: Timestamp) -> String {
         let mut does = Vec::new();
         if let Some(how) = &job.receive {
-            let found = how.tls.iter().flat_map(|tls| tls.identity.warnings(now));
+            let found = how.warnings(now).into_iter();
             let of_job = found.map(|one| format!("jobs/{}: {one}", job.name));
             self.warnings.extend(of_job);
             does.push(format!("listens for Beats on {}", how.listen));

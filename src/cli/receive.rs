@@ -29,6 +29,7 @@ use crate::lumberjack::server::Delivery;
 use crate::lumberjack::server::ServerSettings;
 use crate::lumberjack::server::bind;
 use crate::lumberjack::server::serve;
+use crate::process::User;
 use crate::tls;
 use crate::tls::ClientAuthentication;
 use crate::units::parse_bytes;
@@ -105,14 +106,15 @@ impl Args {
             },
             supported_protocols: tls::Versions::default(),
         };
-        settings.check().map_err(|problems| {
+        let acceptor = tls::Acceptor::new(settings);
+        acceptor.check().map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Failure {
                 code: BAD_CONFIG,
                 message: problems.join("\nspoolbeat: "),
             }
         })?;
-        Ok(Some(tls::Acceptor::new(settings)))
+        Ok(Some(acceptor))
     }
 
     /// Starts whoever takes the events.
@@ -201,10 +203,12 @@ async fn receive(args: &Args) -> Result<(), Failure> {
         tls: args.acceptor()?,
         ..ServerSettings::default()
     };
-    let listener = bind(&args.listen).await.map_err(|error| Failure {
-        code: EXIT_UNAVAILABLE,
-        message: error.to_string(),
-    })?;
+    let listener = bind(&args.listen, &User::own())
+        .await
+        .map_err(|error| Failure {
+            code: EXIT_UNAVAILABLE,
+            message: error.to_string(),
+        })?;
     let addr = listener
         .local_addr()
         .map_err(|error| Failure::system(&error))?;

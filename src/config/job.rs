@@ -43,6 +43,7 @@ use crate::job::Step;
 use crate::job::Task;
 use crate::job::When;
 use crate::modules;
+use crate::process::Rights;
 use crate::schedule::cron;
 
 mod rights;
@@ -147,9 +148,12 @@ fn load_job_with(
     }
     let mut table = Table::root(&source, tree);
     let mut raw = Raw::read(&mut table);
-    raw.receive = Receive::read(&mut table, &defaults.hosts);
+    let rights = raw.rights.check(&table, place.standing);
+    let user = rights.as_ref().map(|rights| &rights.user);
+    raw.receive = Receive::read(&mut table, &defaults.hosts, user);
     let unusable = std::mem::take(&mut raw.receive.unusable);
-    let job = raw.check(&table, place, outlets, defaults.plugins.as_ref());
+    let plugins = defaults.plugins.as_ref();
+    let job = raw.check(&table, place, rights, outlets, plugins);
     table.finish();
     let mut problems = source.into_problems();
     problems.extend(unusable);
@@ -286,6 +290,7 @@ impl Raw {
         mut self,
         table: &Table<'_, '_>,
         place: &Place<'_>,
+        rights: Option<Rights>,
         outlets: &[Outlet],
         plugins: Option<&Plugins>,
     ) -> Option<Job> {
@@ -295,7 +300,6 @@ impl Raw {
             rights::is_granted(table, leaf, &leaf.value, name, place.standing);
         }
         let secrets = self.rights.secrets(table, name, place.standing);
-        let rights = self.rights.check(table, place.standing);
         let route = self.route(table, place.name, outlets);
         let runs = self.runs(table);
         let on_result = self.on_result.check(table, plugins, runs);

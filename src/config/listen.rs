@@ -9,6 +9,7 @@ use super::reader::Leaf;
 use super::reader::Table;
 use super::ssl;
 use crate::process;
+use crate::process::User;
 use crate::protocol::frame::WINDOW_EVENTS_MAX;
 use crate::protocol::server::FRAME_BYTES_MAX;
 use crate::protocol::server::WINDOW_BYTES_MAX;
@@ -27,13 +28,16 @@ const CONNECTIONS_MAX: u32 = 10_000;
 const INACTIVITY_MIN: Duration = Duration::from_secs(1);
 
 /// Reads the keys of a listener, but does not finish the table. `usual`: where it listens when
-/// nothing is said; without it, `listen` has to be there. The place of `listen` comes with it.
+/// nothing is said; without it, `listen` has to be there. `user`: with whose rights; `None` when
+/// those are not known. The place of `listen` comes with it.
 pub(super) fn read(
     table: &mut Table<'_, '_>,
     files: &mut ssl::Files<'_>,
     usual: Option<&str>,
+    user: Option<&User>,
 ) -> (Settings, Option<Leaf<String>>) {
-    let mut settings = Settings::new(usual.unwrap_or_default());
+    let as_whom = user.cloned().unwrap_or_else(User::own);
+    let mut settings = Settings::new(usual.unwrap_or_default(), as_whom);
     if usual.is_none() && !table.has("listen") {
         table.lacks("listen", format!("is missing; write {LISTEN_EXAMPLE}"));
     }
@@ -47,7 +51,7 @@ pub(super) fn read(
             }
         }
     }
-    settings.tls = ssl::read_server(table, files);
+    settings.tls = ssl::read_server(table, files, user);
     let number = |table: &mut Table<'_, '_>, key, most: u32, example| {
         table.number(key, 1..most + 1, example)
     };

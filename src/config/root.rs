@@ -30,6 +30,7 @@ use super::variable;
 use crate::event::envelope::Beat;
 use crate::event::envelope::Shape;
 use crate::files;
+use crate::process::User;
 use crate::queue;
 use crate::queue::Durability;
 use crate::queue::OnFull;
@@ -346,7 +347,7 @@ fn read_results(root: &mut Table<'_, '_>) -> u64 {
 fn read_receiver(root: &mut Table<'_, '_>, files: &mut ssl::Files<'_>) -> Option<Receiver> {
     let mut table = root.table("receiver")?;
     let usual = format!("127.0.0.1:{LUMBERJACK_PORT}");
-    let (server, _) = listen::read(&mut table, files, Some(&usual));
+    let (server, _) = listen::read(&mut table, files, Some(&usual), Some(&User::own()));
     let print = table.truth("print", "print = true");
     table.finish();
     Some(Receiver {

@@ -12,6 +12,7 @@ use super::Root;
 use super::reader::Leaf;
 use super::reader::Table;
 use crate::clock;
+use crate::process::User;
 use crate::sink;
 use crate::tls;
 use crate::tls::ClientAuthentication;
@@ -70,10 +71,12 @@ pub(super) fn read_client(of: &mut Table<'_, '_>, files: &mut Files<'_>) -> Opti
     enabled.then_some(settings)
 }
 
-/// Takes `ssl` of something that listens; `None` when it is not there, or off.
+/// Takes `ssl` of something that listens; `None` when it is not there, or off. Its files are looked at
+/// with the rights of `reader`; without one they are not.
 pub(super) fn read_server(
     of: &mut Table<'_, '_>,
     files: &mut Files<'_>,
+    reader: Option<&User>,
 ) -> Option<tls::ServerSettings> {
     const CHOICES: [(&str, ClientAuthentication); 3] = [
         ("none", ClientAuthentication::None),
@@ -107,8 +110,8 @@ pub(super) fn read_server(
         client_authentication,
         supported_protocols,
     });
-    if let Some(settings) = settings.as_ref().filter(|_| enabled)
-        && let Err(problems) = settings.check()
+    if let (true, Some(settings), Some(reader)) = (enabled, &settings, reader)
+        && let Err(problems) = settings.check(reader)
     {
         places.report(&table, problems, files);
     }
@@ -131,12 +134,8 @@ pub fn ssl_warnings(root: &Root) -> Vec<String> {
             add(&format!("output.{}", output.name), tls.warnings(now));
         }
     }
-    if let Some(tls) = root
-        .receiver
-        .as_ref()
-        .and_then(|one| one.server.tls.as_ref())
-    {
-        add("receiver", tls.identity.warnings(now));
+    if let Some(receiver) = &root.receiver {
+        add("receiver", receiver.server.warnings(now));
     }
     warnings
 }

@@ -224,7 +224,7 @@ async fn listen(
 ) {
     let job = Arc::clone(&inlet.job);
     let listener = loop {
-        let bound = bind(&settings.listen).await;
+        let bound = bind(&settings.listen, &settings.user).await;
         match bound
             .map_err(|error| error.to_string())
             .and_then(|listener| {

@@ -42,7 +42,7 @@ impl Receiver {
         memory: Memory,
         places: Places,
     ) -> Result<Self, Error> {
-        let listener = bind(&settings.server.listen)
+        let listener = bind(&settings.server.listen, &settings.server.user)
             .await
             .map_err(Error::Receiver)?;
         let addr = listener.local_addr().map_err(Error::System)?;

@@ -13,6 +13,8 @@ use crate::lumberjack::server;
 use crate::lumberjack::server::BindError;
 use crate::lumberjack::server::Delivery;
 use crate::lumberjack::server::ServerSettings;
+use crate::process::User;
+use crate::tls::Acceptor;
 
 /// Batches that wait to be taken with [`Server::next`]; their memory is bounded by
 /// [`ServerSettings::memory_bytes`], and clients wait when they are not taken.
@@ -31,13 +33,16 @@ impl Server {
     /// Listens on `ADDRESS:PORT`; port 0 picks a free one.
     ///
     /// # Errors
-    /// Names the address, the cause and an address that would do.
+    /// Names the address, the cause and an address that would do; or what is wrong with the files of TLS.
     pub async fn bind(listen: &str, settings: ServerSettings) -> Result<Self, BindError> {
-        let listener = server::bind(listen).await?;
-        let addr = listener.local_addr().map_err(|source| BindError {
-            listen: listen.to_owned(),
-            source,
-        })?;
+        let own = User::own();
+        if let Some(Err(problems)) = settings.tls.as_ref().map(Acceptor::check) {
+            return Err(BindError::tls(listen, problems));
+        }
+        let listener = server::bind(listen, &own).await?;
+        let addr = listener
+            .local_addr()
+            .map_err(|error| BindError::system(listen, &own, error))?;
         let (deliver, deliveries) = mpsc::channel(BATCHES_WAITING_MAX);
         let (stop, stopping) = watch::channel(false);
         let serving = tokio::spawn(server::serve(listener, settings, deliver, stopping));

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
@@ -27,6 +28,8 @@ use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::lumberjack::connection::prepare;
+use crate::process::User;
+use crate::process::as_user;
 use crate::protocol::frame::KEEP_ALIVE;
 use crate::protocol::frame::SHORT_BYTES;
 use crate::protocol::frame::Version;
@@ -108,6 +111,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept (no file descriptors left, most likely), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connections that have come and wait to be accepted: the library's own number for it.
+const BACKLOG: u32 = 1_024;
 
 /// How a server behaves.
 #[derive(Debug, Clone)]
@@ -196,22 +202,55 @@ pub struct Delivery {
 /// Why listening did not begin.
 #[derive(Debug)]
 pub struct BindError {
-    pub(super) listen: String,
-    pub(super) source: io::Error,
+    listen: String,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    /// What the operating system said; with the name of the user, if it is another than ours.
+    System(io::Error, Option<String>),
+    /// What is wrong with the files of TLS.
+    Tls(Vec<tls::Problem>),
+}
+
+impl BindError {
+    pub(super) fn system(listen: &str, user: &User, error: io::Error) -> Self {
+        Self {
+            listen: listen.to_owned(),
+            cause: Cause::System(error, (!user.is_own()).then(|| user.name.clone())),
+        }
+    }
+
+    pub(super) fn tls(listen: &str, problems: Vec<tls::Problem>) -> Self {
+        Self {
+            listen: listen.to_owned(),
+            cause: Cause::Tls(problems),
+        }
+    }
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, source } = self;
-        write!(f, "cannot listen on `{listen}`: ")?;
+        write!(f, "cannot listen on `{}`: ", self.listen)?;
+        let (source, user) = match &self.cause {
+            Cause::System(source, user) => (source, user),
+            Cause::Tls(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                return f.write_str(&problems.join("; "));
+            }
+        };
         match source.kind() {
             io::ErrorKind::AddrInUse => f.write_str(
                 "something listens there already; choose another port, like 127.0.0.1:5045",
             ),
-            io::ErrorKind::PermissionDenied => write!(
-                f,
-                "{source}; ports below 1024 need rights, choose one like 127.0.0.1:5044"
-            ),
+            io::ErrorKind::PermissionDenied => {
+                write!(f, "{source}; ports below 1024 need rights")?;
+                if let Some(user) = user {
+                    write!(f, " that user {user} does not have")?;
+                }
+                f.write_str(", choose one like 127.0.0.1:5044")
+            }
             io::ErrorKind::AddrNotAvailable => write!(
                 f,
                 "{source}; use an address of this machine, like 127.0.0.1:5044 or 0.0.0.0:5044"
@@ -223,19 +262,41 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
+        match &self.cause {
+            Cause::System(source, _) => Some(source),
+            Cause::Tls(_) => None,
+        }
     }
 }
 
-/// Begins to listen on `ADDRESS:PORT`; port 0 picks a free one.
+/// Begins to listen on `ADDRESS:PORT` with the rights of `user`; port 0 picks a free one.
 ///
 /// # Errors
 /// Names the address, the cause and an address that would do.
-pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
-    TcpListener::bind(listen).await.map_err(|source| BindError {
-        listen: listen.to_owned(),
-        source,
-    })
+pub async fn bind(listen: &str, user: &User) -> Result<TcpListener, BindError> {
+    let bound = async {
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
+        for address in tokio::net::lookup_host(listen).await? {
+            match bind_address(address, user) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let bound = bound.await;
+    bound.map_err(|error| BindError::system(listen, user, error))
+}
+
+fn bind_address(address: SocketAddr, user: &User) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As everybody does who listens: the address can be had again at once after a restart.
+    socket.set_reuseaddr(true)?;
+    as_user(user, || socket.bind(address))??;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` becomes true (or its sender is gone): then no connection is accepted any

@@ -14,6 +14,7 @@ use crate::lumberjack::server::Memory;
 use crate::lumberjack::server::Places;
 use crate::lumberjack::server::ServerSettings;
 use crate::lumberjack::server::Tally;
+use crate::process::User;
 use crate::protocol::server::Limits;
 use crate::protocol::server::Window;
 use crate::queue::Counters;
@@ -28,6 +29,8 @@ use crate::units::Timestamp;
 pub struct Settings {
     /// `ADDRESS:PORT`; port 0 picks one.
     pub listen: String,
+    /// With whose rights it listens, and reads the files of `ssl`.
+    pub user: User,
     /// `ssl`: encryption. Default none.
     pub tls: Option<tls::ServerSettings>,
     /// What a window may be; default as [`Limits::default`].
@@ -43,9 +46,10 @@ pub struct Settings {
 impl Settings {
     /// The defaults.
     #[must_use]
-    pub fn new(listen: &str) -> Self {
+    pub fn new(listen: &str, user: User) -> Self {
         Self {
             listen: listen.to_owned(),
+            user,
             tls: None,
             limits: Limits::default(),
             connections: server::CONNECTIONS_MAX,
@@ -54,11 +58,19 @@ impl Settings {
         }
     }
 
+    /// What somebody should look at some day, at the time `now`.
+    #[must_use]
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let tls = self.tls.as_ref();
+        tls.map_or_else(Vec::new, |tls| tls.warnings(&self.user, now))
+    }
+
     /// As a server takes them; `memory` and `places` may be shared with others.
     #[must_use]
     pub fn server(&self, memory: Memory, places: Places, tally: Arc<Tally>) -> ServerSettings {
+        let acceptor = |tls| tls::Acceptor::of(tls, self.user.clone());
         ServerSettings {
-            tls: self.tls.clone().map(tls::Acceptor::new),
+            tls: self.tls.clone().map(acceptor),
             limits: self.limits,
             connections: self.connections,
             connections_per_peer: self.connections_per_peer,

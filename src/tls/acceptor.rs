@@ -1,12 +1,14 @@
 //! The server's side: lays TLS over a stream that a client opened.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::ServerConfig;
@@ -25,6 +27,9 @@ use super::stream::Sniffed;
 use super::stream::Stream;
 use super::watched::Watched;
 use crate::clock;
+use crate::process::User;
+use crate::process::as_user;
+use crate::units::Timestamp;
 
 /// How long to read on after a handshake has failed: closing with bytes unread would reset the
 /// connection, and a reset destroys the alert that tells the client why.
@@ -34,7 +39,10 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Acceptor {
     settings: Arc<ServerSettings>,
+    reader: Arc<User>,
     config: Arc<Watched<ServerConfig>>,
+    /// Held while the files are looked at.
+    turn: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -44,12 +52,26 @@ impl fmt::Debug for Acceptor {
 }
 
 impl ServerSettings {
-    /// Reads all files.
+    /// Reads all files with the rights of `reader`.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub fn check(&self) -> Result<(), Vec<Problem>> {
-        self.read().map(drop)
+    pub fn check(&self, reader: &User) -> Result<(), Vec<Problem>> {
+        let read = as_user(reader, || self.read().map(drop));
+        read.unwrap_or_else(|error| {
+            Err(vec![Problem {
+                key: "certificate",
+                index: 0,
+                message: no_rights(reader, &error),
+            }])
+        })
+    }
+
+    /// What somebody who may read the files as `reader` should look at some day, at the time `now`.
+    #[must_use]
+    pub fn warnings(&self, reader: &User, now: Timestamp) -> Vec<String> {
+        as_user(reader, || self.identity.warnings(now))
+            .unwrap_or_else(|error| vec![no_rights(reader, &error)])
     }
 
     fn read(&self) -> Result<ServerConfig, Vec<Problem>> {
@@ -95,18 +117,38 @@ impl ServerSettings {
     }
 }
 
+fn no_rights(reader: &User, error: &io::Error) -> String {
+    format!("cannot be read as user {}: {error}", reader.name)
+}
+
 impl Acceptor {
     /// TLS by these settings; the files are read when the first client comes, and again whenever
     /// they have changed.
     #[must_use]
     pub fn new(settings: ServerSettings) -> Self {
+        Self::of(settings, User::own())
+    }
+
+    /// The same; the files are looked at and read with the rights of `reader`, and with no others.
+    #[must_use]
+    pub fn of(settings: ServerSettings, reader: User) -> Self {
         let identity = &settings.identity;
         let mut files = vec![identity.certificate.clone(), identity.key.clone()];
         files.extend(settings.certificate_authorities.iter().cloned());
         Self {
             settings: Arc::new(settings),
+            reader: Arc::new(reader),
             config: Arc::new(Watched::new(files)),
+            turn: Arc::default(),
         }
+    }
+
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn check(&self) -> Result<(), Vec<Problem>> {
+        self.settings.check(&self.reader)
     }
 
     /// Lays TLS over a stream. Sets no limit of time.
@@ -117,10 +159,7 @@ impl Acceptor {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self
-            .config
-            .get(|| self.settings.read())
-            .map_err(Fault::configuration)?;
+        let config = self.config().await.map_err(Fault::configuration)?;
         let handshake = TlsAcceptor::from(config).accept(Sniffed::new(stream));
         match handshake.into_fallible().await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
@@ -137,5 +176,19 @@ impl Acceptor {
                 Err(fault)
             }
         }
+    }
+
+    /// What the files hold. They may lie where reading hangs: then this server's own clients wait, and
+    /// one thread.
+    async fn config(&self) -> Result<Arc<ServerConfig>, String> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let this = self.clone();
+        let look = move || {
+            let _turn = turn;
+            as_user(&this.reader, || this.config.get(|| this.settings.read()))
+                .unwrap_or_else(|error| Err(no_rights(&this.reader, &error)))
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.unwrap_or_else(|error| Err(error.to_string()))
     }
 }

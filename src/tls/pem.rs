@@ -20,8 +20,6 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use super::Identity;
 use super::Problem;
 use crate::disk;
-use crate::disk::Disk;
-use crate::disk::OsDisk;
 
 /// Largest file: the system's own bundle of all authorities has a quarter of a MiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -171,8 +169,7 @@ const fn show(kind: SectionKind) -> &'static str {
 
 fn sections(path: &Path) -> Result<Vec<(SectionKind, Vec<u8>)>, String> {
     let shown = path.display();
-    let bytes = disk::stamp(path)
-        .and_then(|_| OsDisk.read(path, FILE_BYTES_MAX))
+    let bytes = disk::read_plain(path, FILE_BYTES_MAX)
         .map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let text = String::from_utf8_lossy(&bytes);
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {

@@ -24,6 +24,7 @@ use crate::harness::said;
 use crate::harness::wait_until;
 
 mod files;
+mod listener;
 
 /// The attacker: `nobody` on every Linux.
 const MALLORY: u32 = 65534;

@@ -28,8 +28,11 @@ const MAY_USE: &[(&str, &str)] = &[
     ("process", "clock disk event run units"),
     ("files", "clock disk event fileid process queue units"),
     // Knows no sockets: TLS is laid over any stream, and tested so.
-    ("tls", "clock disk units"),
-    ("lumberjack", "clock event protocol tls units window"),
+    ("tls", "clock disk process units"),
+    (
+        "lumberjack",
+        "clock event process protocol tls units window",
+    ),
     // Finds interpreters and installers, and starts the latter: as a child of a run, never in the daemon.
     ("modules", "disk files"),
     ("results", "cleanup clock disk event files run units"),

@@ -35,6 +35,7 @@ use spoolbeat::lumberjack::server::Delivery;
 use spoolbeat::lumberjack::server::ServerSettings;
 use spoolbeat::lumberjack::server::bind;
 use spoolbeat::lumberjack::server::serve;
+use spoolbeat::process::User;
 use spoolbeat::protocol::client;
 use spoolbeat::tls;
 use spoolbeat::tls::Acceptor;
@@ -84,7 +85,7 @@ struct Ours {
 
 impl Ours {
     async fn start(tls: Option<tls::ServerSettings>) -> Self {
-        let listener = bind("127.0.0.1:0").await.unwrap();
+        let listener = bind("127.0.0.1:0", &User::own()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (deliver, mut deliveries) = mpsc::channel::<Delivery>(1);
         let (stop, stopping) = watch::channel(false);
@@ -838,7 +839,7 @@ async fn a_server_says_what_its_clients_do_wrong() {
 async fn a_stalled_handshake_holds_up_nobody_and_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     let ours = Authority::new(folder.path(), "ours");
-    let listener = bind("127.0.0.1:0").await.unwrap();
+    let listener = bind("127.0.0.1:0", &User::own()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (deliver, mut deliveries) = mpsc::channel::<Delivery>(1);
     let (_stop, stopping) = watch::channel(false);

@@ -8,6 +8,7 @@ use crate::config::Problem;
 use crate::config::listen;
 use crate::config::reader::Table;
 use crate::config::ssl;
+use crate::process::User;
 use crate::source::lumberjack::Settings;
 
 const EXAMPLE: &str = "[source.lumberjack] with listen = \"0.0.0.0:5044\" under it";
@@ -23,8 +24,13 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    /// Takes `[source]`; `hosts` are those of the outputs, each behind its output's name.
-    pub(super) fn read(job: &mut Table<'_, '_>, hosts: &[(String, String)]) -> Self {
+    /// Takes `[source]`; `hosts` are those of the outputs, each behind its output's name, `user` is the
+    /// job's, with whose rights it listens and reads; `None` when it cannot have them.
+    pub(super) fn read(
+        job: &mut Table<'_, '_>,
+        hosts: &[(String, String)],
+        user: Option<&User>,
+    ) -> Self {
         let is_there = job.has("source");
         let Some(mut sources) = job.table("source") else {
             return Self {
@@ -41,7 +47,7 @@ impl Receive {
             unusable: Vec::new(),
         };
         let settings = sources.table("lumberjack").map(|mut table| {
-            let (settings, listens) = listen::read(&mut table, &mut files, None);
+            let (settings, listens) = listen::read(&mut table, &mut files, None, user);
             let reaches = |(_, host): &&(String, String)| listen::reaches(host, &settings.listen);
             if let (Some(leaf), Some((output, host))) = (&listens, hosts.iter().find(reaches)) {
                 table.refuse(

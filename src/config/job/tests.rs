@@ -726,7 +726,7 @@ fn a_job_may_only_listen_for_beats() {
     let settings = job.receive.unwrap();
     assert_eq!(
         settings,
-        crate::source::lumberjack::Settings::new("0.0.0.0:5044")
+        crate::source::lumberjack::Settings::new("0.0.0.0:5044", crate::process::User::own())
     );
     let all = format!(
         "{LISTENS}max_window = 2048\nmax_frame = \"1MiB\"\nmax_inflated = \"16MiB\"\nmax_connections = 9\n\

@@ -118,7 +118,7 @@ fn every_key_is_taken() {
     assert_eq!(root.queue, queue);
     assert_eq!(root.results_bytes, 10 << 20);
     let receiver = Receiver {
-        server: crate::source::lumberjack::Settings::new("127.0.0.1:0"),
+        server: crate::source::lumberjack::Settings::new("127.0.0.1:0", User::own()),
         print: false,
     };
     assert_eq!(root.receiver, Some(receiver));

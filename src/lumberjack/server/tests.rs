@@ -23,7 +23,7 @@ struct Server {
 
 impl Server {
     async fn start(settings: ServerSettings) -> Self {
-        let listener = bind("127.0.0.1:0").await.unwrap();
+        let listener = bind("127.0.0.1:0", &User::own()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (deliver, deliveries) = mpsc::channel(1);
         let (stop, stopping) = watch::channel(false);
@@ -311,7 +311,7 @@ async fn one_address_leaves_room_for_others() {
     assert_eq!(server.take().await, 1);
     let mut second = server.client().await;
     assert_eq!(second.rest().await, b"");
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = Client(socket.connect(server.addr).await.unwrap());
     other.send(&window(2, "{}")).await;
@@ -399,13 +399,13 @@ async fn a_stop_finishes_the_window_in_work_and_closes_the_rest() {
 
 #[tokio::test]
 async fn a_port_that_cannot_be_had_is_explained() {
-    let taken = bind("127.0.0.1:0").await.unwrap();
+    let taken = bind("127.0.0.1:0", &User::own()).await.unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    let error = bind(&addr).await.unwrap_err().to_string();
+    let error = bind(&addr, &User::own()).await.unwrap_err().to_string();
     assert!(
         error.contains(&addr) && error.contains("already"),
         "{error}"
     );
-    let error = bind("5044").await.unwrap_err().to_string();
+    let error = bind("5044", &User::own()).await.unwrap_err().to_string();
     assert!(error.contains("127.0.0.1:5044"), "{error}");
 }
