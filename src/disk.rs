@@ -462,7 +462,8 @@ fn parent(path: &Path) -> io::Result<&Path> {
 pub struct Stamp {
     identity: (u64, u64),
     bytes: u64,
-    mtime: (i64, i64),
+    /// Changes with the content, and with the owner and the mode, which decide who can read it.
+    ctime: (i64, i64),
     /// Permission bits.
     pub mode: u32,
 }
@@ -479,7 +480,7 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
     Ok(Stamp {
         identity: (meta.dev(), meta.ino()),
         bytes: meta.len(),
-        mtime: (meta.mtime(), meta.mtime_nsec()),
+        ctime: (meta.ctime(), meta.ctime_nsec()),
         mode: meta.mode() & 0o7777,
     })
 }

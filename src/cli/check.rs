@@ -420,8 +420,9 @@ fn times(schedule: &Schedule, now: Timestamp) -> (String, Vec<Timestamp>) {
     }
 }
 
+/// Adds a line. Names of files, keys and paths are those of the jobs' owners.
 fn line(text: &mut String, line: &str) {
-    writeln!(text, "{line}").expect("a String takes everything");
+    writeln!(text, "{}", say::shown(line, usize::MAX)).expect("a String takes everything");
 }
 
 fn count(number: usize, what: &str) -> String {
@@ -451,6 +452,26 @@ mod tests {
 
     fn report(dir: &tempfile::TempDir, only: Option<&str>) -> Report {
         check(dir.path(), only, &[], Timestamp(1_763_712_488_123))
+    }
+
+    #[test]
+    fn nothing_that_a_job_is_made_of_turns_the_terminal() {
+        let dir = root(&[
+            ("paths", "[[files]]\npaths = [\"/a\\u001b[2J\"]\n"),
+            ("key", &GOOD.replace("run", "\"\\u001b[2Jrun\"")),
+            ("name", GOOD),
+        ]);
+        let odd = dir.path().join("jobs/name/\u{1b}[2J\nforged: ok");
+        files::make_file(&odd, "", 0o666).unwrap();
+        std::fs::set_permissions(&odd, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .unwrap();
+        let text = report(&dir, None).text();
+        assert_eq!(text.matches("\\u{1b}[2J").count(), 4, "{text}");
+        assert!(
+            text.lines().all(|line| !line.contains(char::is_control)),
+            "{text}"
+        );
+        assert!(!text.lines().any(|line| line == "forged: ok"), "{text}");
     }
 
     #[test]

@@ -52,7 +52,10 @@ pub(super) fn done(message: &str) -> ExitCode {
 
 /// Says what is wrong with the configuration.
 pub(super) fn fail_config(problems: &[Problem]) -> ExitCode {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| shown(&problem.to_string(), usize::MAX))
+        .collect();
     fail(BAD_CONFIG, &lines.join("\nspoolbeat: "))
 }
 

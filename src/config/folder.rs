@@ -16,7 +16,7 @@ use crate::process::User;
 const NAME_MAX: usize = 64;
 
 /// Names that would collide with files of our own in `state/`.
-const TAKEN: [&str; 1] = ["control.sock"];
+const TAKEN: [&str; 2] = ["agent.id", "control.sock"];
 
 /// Checks a job's name.
 ///
@@ -29,7 +29,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
             "`{name}` cannot be a name; use 1 to {NAME_MAX} letters, digits, `.`, `_` and `-`, like idp-logins"
         ));
     }
-    if name.starts_with(['.', '-']) || TAKEN.contains(&name) {
+    if TAKEN.contains(&name) {
+        return Err(format!(
+            "`{name}` is the name of a file of the daemon's own; choose another one, like idp-logins"
+        ));
+    }
+    if name.starts_with(['.', '-']) {
         return Err(format!(
             "`{name}` cannot be a name; begin it with a letter or a digit, like idp-logins"
         ));
@@ -213,6 +218,7 @@ mod tests {
             "a/b",
             "\u{fc}",
             &long,
+            "agent.id",
             "control.sock",
         ] {
             assert!(check_name(bad).is_err(), "{bad}");

@@ -183,6 +183,12 @@ fn a_key_that_is_swapped_after_the_check_or_between_two_clients_is_not_roots() {
     fs::rename(kept(&certificate), &certificate).unwrap();
     fs::rename(kept(&key), &key).unwrap();
     assert!(own.served(&first), "its own again");
+    to_roots(&certificate, &roots.server.certificate);
+    to_roots(&key, &roots.server.key);
+    assert!(own.served(&first), "not roots");
+    // Only its owner changes.
+    lchown(&roots.server.key, Some(MALLORY), None).unwrap();
+    assert!(roots.served(&first), "the user's by now");
     spool.stop();
 }
 
