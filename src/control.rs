@@ -27,6 +27,7 @@ use crate::disk;
 use crate::disk::Disk;
 use crate::disk::Folder;
 use crate::disk::OsDisk;
+use crate::files;
 use crate::status::Answer;
 use crate::status::Request;
 
@@ -57,6 +58,9 @@ const CONNECTIONS_MAX: usize = 16;
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often the daemon looks whether its socket still has its name: somebody may have tidied it away.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// A question and where its answer goes. Dropping the sender closes the connection.
 #[derive(Debug)]
 pub struct Asked {
@@ -71,6 +75,8 @@ pub struct Asked {
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of what was bound.
+    identity: (u64, u64),
 }
 
 /// Makes the socket in `state_dir`, in place of one that a dead daemon left. The caller holds the
@@ -79,6 +85,15 @@ pub struct Socket {
 /// # Errors
 /// What the operating system said.
 pub fn bind(state_dir: &Path) -> io::Result<Socket> {
+    let (listener, identity) = make(state_dir)?;
+    Ok(Socket {
+        listener,
+        path: state_dir.join(SOCKET),
+        identity,
+    })
+}
+
+fn make(state_dir: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let folder = Folder::open(state_dir)?;
     let fresh = folder.reach(SOCKET_NEW);
     match OsDisk.remove(&fresh) {
@@ -87,9 +102,9 @@ pub fn bind(state_dir: &Path) -> io::Result<Socket> {
     }
     let listener = UnixListener::bind(&fresh)?;
     disk::set_mode(&fresh, SOCKET_MODE)?;
+    let identity = files::look(&fresh)?.identity;
     OsDisk.rename(&fresh, &folder.reach(SOCKET))?;
-    let path = state_dir.join(SOCKET);
-    Ok(Socket { listener, path })
+    Ok((listener, identity))
 }
 
 impl Drop for Socket {
@@ -103,7 +118,7 @@ impl Drop for Socket {
 impl Socket {
     /// Serves for ever, handing questions to `asked`; ends when its receiver is gone. Dropping
     /// the future closes all connections.
-    pub async fn serve(self, asked: mpsc::Sender<Asked>) {
+    pub async fn serve(mut self, asked: mpsc::Sender<Asked>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         while !asked.is_closed() {
@@ -111,7 +126,12 @@ impl Socket {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
-            match self.listener.accept().await {
+            // Nobody can come to a socket without its name, so a look is due soon.
+            let Some(accepted) = clock::within(LOOK_EVERY, self.listener.accept()).await else {
+                self.look();
+                continue;
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let asked = asked.clone();
                     connections.spawn(async move {
@@ -125,6 +145,28 @@ impl Socket {
                     tracing::warn!(%error, "a control connection could not be accepted");
                     clock::sleep(ACCEPT_PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Binds it again when its name is gone, or belongs to something else.
+    fn look(&mut self) {
+        let Some(state_dir) = self.path.parent() else {
+            return;
+        };
+        let is_ours = Folder::open(state_dir)
+            .and_then(|folder| files::look(&folder.reach(SOCKET)))
+            .is_ok_and(|item| item.identity == self.identity);
+        if is_ours {
+            return;
+        }
+        match make(state_dir) {
+            Ok(made) => {
+                tracing::warn!(socket = %self.path.display(), "the control socket was removed; it is there again");
+                (self.listener, self.identity) = made;
+            }
+            Err(error) => {
+                tracing::warn!(socket = %self.path.display(), %error, "the control socket was removed, and cannot be made again; commands find no daemon");
             }
         }
     }
@@ -353,6 +395,28 @@ mod tests {
         let answer = ask(state.path(), &Request::Status).await.unwrap();
         assert_eq!(answer, refused("Status".to_owned()));
         server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_removed_or_replaced_is_bound_again() {
+        let state = tempfile::tempdir().unwrap();
+        let mut socket = bind(state.path()).unwrap();
+        let name = state.path().join(SOCKET);
+        let of = |name: &Path| files::look(name).unwrap().identity;
+        let first = of(&name);
+        socket.look();
+        assert_eq!(of(&name), first, "what is there stays");
+        fs::remove_file(&name).unwrap();
+        socket.look();
+        assert_eq!(of(&name), socket.identity);
+        fs::remove_file(&name).unwrap();
+        fs::write(&name, "else").unwrap();
+        socket.look();
+        assert_eq!(of(&name), socket.identity);
+        let mode = fs::metadata(&name).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, SOCKET_MODE);
+        let client = UnixStream::connect(&name).await;
+        assert!(client.is_ok() && socket.listener.accept().await.is_ok());
     }
 
     #[tokio::test]

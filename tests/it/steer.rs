@@ -400,3 +400,23 @@ fn a_job_may_not_have_the_name_of_the_daemons_own_events() {
         said(&output)
     );
 }
+
+#[test]
+fn a_control_socket_that_is_removed_comes_back_and_the_lock_keeps_others_out_meanwhile() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.start();
+    wait_until(SOON, "the daemon can be asked", || {
+        !spool.status().is_null()
+    });
+    fs::remove_file(spool.root().join("state/control.sock")).unwrap();
+    let second = spool.command(&["run"]);
+    assert!(!second.status.success());
+    let told = said(&second);
+    assert!(told.contains("another daemon runs on"), "{told}");
+    wait_until(SOON, "the daemon can be asked again", || {
+        !spool.status().is_null()
+    });
+    assert_eq!(spool.said_of("the control socket was removed"), 1);
+    spool.stop();
+}
