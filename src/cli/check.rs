@@ -64,6 +64,9 @@ struct Report {
     jobs: Vec<Checked>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+    /// Jobs that listen, with their addresses.
+    #[serde(skip)]
+    listeners: Vec<(String, String)>,
 }
 
 /// An output.
@@ -139,6 +142,7 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
         jobs: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
+        listeners: Vec::new(),
     };
     let draft = match draft_root(place, overrides) {
         Ok(draft) => draft,
@@ -217,9 +221,16 @@ impl Report {
         };
         let Draft { root, outlets, .. } = draft;
         let defaults = root.defaults.clone().with_plugins(&root.dir, daemon);
+        let defaults = defaults.with_listeners(&self.listeners);
         let checked = load_job(name, &folder, "", &standing, &defaults, outlets);
         if let (Some(tree), Ok(job)) = (&tree, &checked) {
             problems = check_owners(name, tree, &job.rights.user, daemon);
+        }
+        if let Ok(job) = &checked
+            && let Some(how) = job.receive.as_ref().filter(|_| job.enabled)
+        {
+            let listens = (job.name.clone(), how.listen.clone());
+            self.listeners.push(listens);
         }
         // The text is checked also where an owner or a mode is wrong: all problems at once.
         match checked {

@@ -23,6 +23,8 @@ pub struct Defaults {
     segments: Vec<Segment>,
     /// Each output's name with each of its hosts, `host:port`.
     pub(super) hosts: Vec<(String, String)>,
+    /// Who listens already, in words, and where, `host:port`.
+    pub(super) listeners: Vec<(String, String)>,
     /// The plugins that there must be; `None`: whether there is one is seen when it is started.
     pub(super) plugins: Option<Plugins>,
 }
@@ -43,6 +45,7 @@ impl Defaults {
         Self {
             segments,
             hosts: Vec::new(),
+            listeners: Vec::new(),
             plugins: None,
         }
     }
@@ -52,6 +55,15 @@ impl Defaults {
     #[must_use]
     pub fn with_plugins(mut self, dir: &Path, daemon: u32) -> Self {
         self.plugins = Some(Plugins::new(dir, daemon));
+        self
+    }
+
+    /// The same, with what jobs that were looked at before listen on: one that would listen there too is
+    /// refused. Each is a job's name and its address.
+    #[must_use]
+    pub fn with_listeners(mut self, jobs: &[(String, String)]) -> Self {
+        let job = |(job, listen): &(String, String)| (format!("job {job}"), listen.clone());
+        self.listeners.extend(jobs.iter().map(job));
         self
     }
 
@@ -73,7 +85,8 @@ impl PartialEq for Defaults {
                 .map(|segment| segment.text.clone())
                 .collect()
         };
-        texts(self) == texts(other) && self.hosts == other.hosts
+        texts(self) == texts(other)
+            && (&self.hosts, &self.listeners) == (&other.hosts, &other.listeners)
     }
 }
 

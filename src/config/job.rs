@@ -150,7 +150,8 @@ fn load_job_with(
     let mut raw = Raw::read(&mut table);
     let rights = raw.rights.check(&table, place.standing);
     let user = rights.as_ref().map(|rights| &rights.user);
-    raw.receive = Receive::read(&mut table, &defaults.hosts, user);
+    let is_enabled = raw.enabled.as_ref().is_none_or(|leaf| leaf.value);
+    raw.receive = Receive::read(&mut table, defaults, user, is_enabled);
     let unusable = std::mem::take(&mut raw.receive.unusable);
     let plugins = defaults.plugins.as_ref();
     let job = raw.check(&table, place, rights, outlets, plugins);

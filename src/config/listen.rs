@@ -120,6 +120,29 @@ pub(super) fn reaches(host: &str, listen: &str) -> bool {
     }
 }
 
+/// Whether not both can listen, on `one` and on `other`, both `host:port`, as far as that can be known
+/// without asking a name server.
+pub(super) fn collide(one: &str, other: &str) -> bool {
+    let (Some((one, port)), Some((other, other_port))) =
+        (one.rsplit_once(':'), other.rsplit_once(':'))
+    else {
+        return false;
+    };
+    if port != other_port || port == "0" {
+        return false;
+    }
+    match (address(one), address(other)) {
+        // The unspecified address of IPv6 takes those of IPv4 too.
+        (Ok(one), Ok(other)) => {
+            let takes =
+                |all: IpAddr, it: IpAddr| all.is_unspecified() && (all.is_ipv6() || it.is_ipv4());
+            one == other || takes(one, other) || takes(other, one)
+        }
+        (Err(one), Err(other)) => one.eq_ignore_ascii_case(other),
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    }
+}
+
 /// The address that a host is, or its name.
 fn address(host: &str) -> Result<IpAddr, &str> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -131,6 +154,25 @@ fn address(host: &str) -> Result<IpAddr, &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_that_cannot_listen_at_once_are_seen_by_their_addresses() {
+        for (one, other, expected) in [
+            ("127.0.0.1:5044", "127.0.0.1:5044", true),
+            ("127.0.0.1:5044", "0.0.0.0:5044", true),
+            ("127.0.0.1:5044", "[::]:5044", true),
+            ("0.0.0.0:5044", "[::]:5044", true),
+            ("[::1]:5044", "[::]:5044", true),
+            ("LOCALHOST:5044", "localhost:5044", true),
+            ("[::1]:5044", "0.0.0.0:5044", false),
+            ("127.0.0.1:5044", "127.0.0.2:5044", false),
+            ("127.0.0.1:5044", "127.0.0.1:5045", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(collide(one, other), expected, "{one} and {other}");
+            assert_eq!(collide(other, one), expected, "{other} and {one}");
+        }
+    }
 
     #[test]
     fn an_output_to_ourselves_is_seen_by_its_address() {

@@ -198,6 +198,9 @@ fn read_root(
         job::check_defaults(table, &outlets);
     }
     let receiver = read_receiver(table, &mut files);
+    let listens = receiver.iter().map(|one| one.server.listen.clone());
+    let listens = listens.map(|listen| ("[receiver] of spoolbeat.toml".to_owned(), listen));
+    defaults.listeners.extend(listens);
     let prints = receiver.as_ref().is_some_and(|receiver| receiver.print);
     if prints
         && outputs

@@ -283,3 +283,25 @@ fn a_job_that_would_feed_itself_is_refused_by_check() {
     let wanted = "jobs/beats/job.toml:2:10: source.lumberjack.listen: output `lumberjack` sends to 127.0.0.1:5044, which is here";
     assert!(said(&output).contains(wanted), "{}", said(&output));
 }
+
+#[test]
+fn two_that_would_listen_on_one_address_are_refused_by_check_with_its_place() {
+    let spool = Spool::new(5999);
+    spool.settings("[receiver]\nlisten = \"127.0.0.1:5046\"\n");
+    spool.job("a", &listens("127.0.0.1:5044"), "README", "");
+    spool.job("b", &listens("0.0.0.0:5044"), "README", "");
+    spool.job("c", &listens("0.0.0.0:5045"), "README", "");
+    spool.job("d", &listens("[::]:5046"), "README", "");
+    let off = format!("enabled = false\n{}", listens("0.0.0.0:5044"));
+    spool.job("e", &off, "README", "");
+    let output = spool.command(&["check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let told = said(&output);
+    for wanted in [
+        "jobs/b/job.toml:2:10: source.lumberjack.listen: job a listens on 127.0.0.1:5044 already",
+        "jobs/d/job.toml:2:10: source.lumberjack.listen: [receiver] of spoolbeat.toml listens on 127.0.0.1:5046 already",
+        "3 good jobs",
+    ] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+}

@@ -153,6 +153,22 @@ async fn the_documented_way_to_encrypt_proves_both_sides() -> Done {
         client_authentication: tls::ClientAuthentication::Required,
         supported_protocols: tls::Versions::Both,
     });
+    let absent = tls::Acceptor::new(tls::ServerSettings {
+        identity: tls::Identity {
+            certificate: dir.join("server.pem"),
+            key: dir.join("absent.key"),
+        },
+        certificate_authorities: Vec::new(),
+        client_authentication: tls::ClientAuthentication::None,
+        supported_protocols: tls::Versions::Both,
+    });
+    let settings = ServerSettings {
+        tls: Some(absent),
+        ..ServerSettings::default()
+    };
+    let refused = Server::bind("127.0.0.1:0", settings).await;
+    let why = refused.err().ok_or("it listens without a key")?.to_string();
+    assert!(why.contains("absent.key cannot be read"), "{why}");
     let settings = ServerSettings {
         tls: Some(acceptor),
         ..ServerSettings::default()

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::config::Defaults;
 use crate::config::Problem;
 use crate::config::listen;
 use crate::config::reader::Table;
@@ -24,12 +25,14 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    /// Takes `[source]`; `hosts` are those of the outputs, each behind its output's name, `user` is the
-    /// job's, with whose rights it listens and reads; `None` when it cannot have them.
+    /// Takes `[source]`; `defaults` know where outputs lead and who listens already, `user` is the job's,
+    /// with whose rights it listens and reads; `None` when it cannot have them. One that is not enabled is in
+    /// nobody's way.
     pub(super) fn read(
         job: &mut Table<'_, '_>,
-        hosts: &[(String, String)],
+        defaults: &Defaults,
         user: Option<&User>,
+        is_enabled: bool,
     ) -> Self {
         let is_there = job.has("source");
         let Some(mut sources) = job.table("source") else {
@@ -49,12 +52,24 @@ impl Receive {
         let settings = sources.table("lumberjack").map(|mut table| {
             let (settings, listens) = listen::read(&mut table, &mut files, None, user);
             let reaches = |(_, host): &&(String, String)| listen::reaches(host, &settings.listen);
-            if let (Some(leaf), Some((output, host))) = (&listens, hosts.iter().find(reaches)) {
+            if let (Some(leaf), Some((output, host))) = (&listens, defaults.hosts.iter().find(reaches)) {
                 table.refuse(
                     leaf,
                     format!(
                         "output `{output}` sends to {host}, which is here: its events would come \
                          back for ever; write another port, like listen = \"0.0.0.0:5045\""
+                    ),
+                );
+            }
+            let collides = |(_, other): &&(String, String)| listen::collide(other, &settings.listen);
+            let other = defaults.listeners.iter().find(collides);
+            let other = other.filter(|_| is_enabled);
+            if let (Some(leaf), Some((who, other))) = (&listens, other) {
+                table.refuse(
+                    leaf,
+                    format!(
+                        "{who} listens on {other} already, and only one can; write another port, like \
+                         listen = \"0.0.0.0:5045\""
                     ),
                 );
             }
