@@ -17,9 +17,9 @@ use crate::window::Window;
 
 mod doubt;
 pub mod driver;
-mod giveup;
 mod lane;
 mod load;
+mod pass;
 mod trail;
 mod view;
 
@@ -39,6 +39,7 @@ use trail::SpanId;
 use trail::Step;
 use trail::Trail;
 
+pub use pass::skip;
 pub use view::Host;
 pub use view::View;
 
@@ -76,6 +77,8 @@ pub enum Input<'a> {
     Captured,
     /// The queue is full: the events before this one are given up.
     GiveUp(u64),
+    /// A person passes over the events before this one.
+    Skip(u64),
     /// A load is done.
     #[expect(
         private_interfaces,
@@ -174,6 +177,8 @@ pub struct Shipper {
     windows: u64,
     /// The events before this one are given up.
     given_up: u64,
+    /// The events before this one are passed over for a person.
+    skipped: u64,
 }
 
 impl Shipper {
@@ -203,6 +208,7 @@ impl Shipper {
             sync_at: Tick::default(),
             windows: 0,
             given_up: 0,
+            skipped: 0,
             plan,
         }
     }
@@ -232,6 +238,7 @@ impl Shipper {
             }
             Input::Captured => self.at_end = false,
             Input::GiveUp(seq) => self.give_up(seq, now, &mut effects),
+            Input::Skip(seq) => self.skip(seq, now, &mut effects),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
                 tracing::error!(%reason, "the queue cannot be read; it is tried again");
@@ -533,8 +540,9 @@ impl Shipper {
             self.stored = cursor;
             effects.push(Effect::Store(cursor));
         }
-        // What is given up is removed only when that is durable, and somebody waits for the room.
-        let due = now >= self.sync_at || self.synced.seq < self.given_up;
+        // What is given up is removed only when that is durable, and somebody waits for the room;
+        // a person waits for what is skipped.
+        let due = now >= self.sync_at || self.synced.seq < self.given_up.max(self.skipped);
         if self.stored != self.synced && due {
             self.synced = self.stored;
             effects.push(Effect::Sync(self.synced));
@@ -595,12 +603,7 @@ impl Shipper {
     }
 
     fn load(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        if self.trail.end() < self.given_up {
-            self.loading = Some(Loading {
-                lane: None,
-                span: None,
-            });
-            effects.push(Effect::Load(Order::GiveUp(self.given_up), 0));
+        if self.load_over(effects) {
             return;
         }
         let lanes = self.lanes.len();

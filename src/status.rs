@@ -55,6 +55,13 @@ pub enum Request {
         /// The run or the job.
         target: String,
     },
+    /// Let an output pass over the events before one, without sending them.
+    Skip {
+        /// The output.
+        output: String,
+        /// The first event that it still sends.
+        to: u64,
+    },
 }
 
 /// What the daemon answers: one line of JSON.

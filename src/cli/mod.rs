@@ -61,6 +61,9 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// Anything else that went wrong.
 const EXIT_ERROR: u8 = 1;
 
+/// The command line is not right: what clap returns too.
+const EXIT_USAGE: u8 = 2;
+
 /// The whole command line.
 #[derive(Debug, clap::Parser)]
 #[command(
@@ -296,15 +299,15 @@ fn load(given: Option<&Path>, overrides: &[String]) -> Result<config::Root, Exit
 }
 
 /// Runs a command that waits, on all cores. Threads that hang at the end are left behind.
-fn block_on(command: impl Future<Output = ExitCode>) -> Done {
+fn block_on<T>(command: impl Future<Output = T>) -> Result<T, ExitCode> {
     process::bound_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| say::fail(EXIT_SYSTEM, &format!("no threads: {error}")))?;
-    let code = runtime.block_on(command);
+    let done = runtime.block_on(command);
     runtime.shutdown_background();
-    Ok(code)
+    Ok(done)
 }
 
 /// Finds the root directory of a daemon, also when its configuration has become wrong since it was

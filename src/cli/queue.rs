@@ -1,4 +1,4 @@
-//! `spoolbeat queue stat | ls | cat | verify`: looks into a queue, live or stopped, and changes nothing.
+//! `spoolbeat queue`: looks into a queue, live or stopped; changes it only in `skip` and `repair`.
 
 use std::io;
 use std::io::BufWriter;
@@ -18,6 +18,9 @@ use crate::queue::select::Event;
 use crate::queue::select::Filter;
 use crate::queue::select::Go;
 use crate::units;
+
+mod consent;
+mod skip;
 
 /// What to look at.
 #[derive(Debug, clap::Subcommand)]
@@ -60,6 +63,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lets an output pass over events without sending them; they are counted as skipped
+    ///
+    /// Says first what it would skip, and asks. What is skipped stays in the queue as long as what was sent:
+    /// `replay` sends it after all. Files that were to be removed when their events arrive are kept.
+    #[command(after_help = "Examples:
+  spoolbeat queue skip backup --all
+  spoolbeat queue skip backup /srv/spool --to 5000 --yes")]
+    Skip(skip::Args),
     /// Reads every record and checks every checksum; exit code 1 when something is damaged.
     #[command(after_help = "Example: spoolbeat queue verify /srv/spool && echo sound")]
     Verify {
@@ -80,6 +91,7 @@ impl Command {
             | Self::Ls { root, .. }
             | Self::Cat { root, .. }
             | Self::Verify { root, .. } => root.as_deref(),
+            Self::Skip(args) => args.root.as_deref(),
         }
     }
 }
@@ -115,6 +127,7 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
             };
             cat.run(&disk, &dir, &survey, select)
         }
+        Command::Skip(args) => return skip::run(args, &disk, root, &survey),
         Command::Verify { json, .. } => verify(&disk, &dir, &survey, *json),
     };
     match done {

@@ -35,6 +35,7 @@ impl Select {
     /// As the queue takes it; `job`: only of that job.
     pub(super) fn filter(&self, job: Option<&str>) -> Filter {
         Filter {
+            output: None,
             job: job.map(str::to_owned),
             run: self.run.clone(),
             id: self.id.clone(),

@@ -153,6 +153,10 @@ impl Driver {
                     let answer = self.house.keep_paused(&jobs);
                     self.reply(ask, answer);
                 }
+                Effect::Skip { ask, output, to } => {
+                    let answer = self.house.skip(&output, to);
+                    self.reply(ask, answer);
+                }
                 Effect::Tell(notice) => self.house.tell(&notice),
                 Effect::Reply { ask, answer } => self.reply(ask, answer),
                 Effect::Report { ask, snapshot } => {

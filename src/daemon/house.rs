@@ -92,7 +92,7 @@ const PAUSED_BYTES_MAX: u64 = 1 << 20;
 
 /// The root, locked.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub struct Claim {
     root: PathBuf,
     lock: Lock,
     /// The root's own lock, which holds when somebody removes `queue/` under us.
@@ -100,7 +100,10 @@ pub(super) struct Claim {
 }
 
 /// Takes the root's lock, and makes the folders that are ours.
-pub(super) fn claim(root: &Path) -> Result<Claim, Error> {
+///
+/// # Errors
+/// [`Error`]; above all, another process has it.
+pub fn claim(root: &Path) -> Result<Claim, Error> {
     let dir = |name: &str| root.join(name);
     let made = |path: PathBuf| match OsDisk.make_dir(&path) {
         Ok(()) => Ok(()),
@@ -414,6 +417,16 @@ impl House {
                     path.display()
                 ),
             },
+        }
+    }
+
+    /// Has an output pass over the events before `to`.
+    pub(super) fn skip(&self, output: &str, to: u64) -> Answer {
+        let leaving = || Err("the daemon is stopping".to_owned());
+        let outputs = self.outputs.as_ref();
+        match outputs.map_or_else(leaving, |outputs| outputs.skip(output, to)) {
+            Ok(()) => Answer::Accepted,
+            Err(reason) => Answer::Refused { reason },
         }
     }
 

@@ -42,6 +42,9 @@ mod outputs;
 mod receiver;
 mod signals;
 
+pub use house::Claim;
+pub use house::claim;
+
 use driver::Driver;
 pub use driver::Origin;
 use driver::Sources;
@@ -121,7 +124,7 @@ impl std::error::Error for Error {}
 /// See [`Error`]; nothing was run then. Must be called within a multi-thread tokio runtime.
 pub async fn run(root: config::Root, mode: Mode, origin: Origin) -> Result<Exit, Error> {
     config::check_place(&root.dir, process::own_uid()).map_err(Error::Place)?;
-    let claim = house::claim(&root.dir)?;
+    let claim = claim(&root.dir)?;
     if let Err(error) = process::raise_open_files() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }

@@ -28,6 +28,8 @@ struct Output {
     /// As in [`status::Output::tls`].
     tls: &'static str,
     view: watch::Receiver<Option<View>>,
+    /// Before which event it passes over all.
+    skip: watch::Sender<u64>,
 }
 
 /// How the outputs are; outlives them.
@@ -71,6 +73,7 @@ impl Outputs {
                 continue;
             };
             let (views, view) = watch::channel(None);
+            let (skip, skipped) = watch::channel(0);
             let tls = match &output.kind {
                 Settings::Lumberjack(settings) => settings.tls.as_ref(),
                 Settings::File(_) | Settings::Stdout => None,
@@ -81,10 +84,16 @@ impl Outputs {
                 settings: output.kind.clone(),
                 dead_letters: deadletter::dir(root, &output.name),
                 salt,
+                skip: skipped,
             };
             tasks.spawn(ship(start, views, stopped.clone()));
             let name = output.name.clone();
-            list.push(Output { name, tls, view });
+            list.push(Output {
+                name,
+                tls,
+                view,
+                skip,
+            });
         }
         let views = Views(list.into());
         Self { views, tasks, stop }
@@ -92,6 +101,27 @@ impl Outputs {
 
     pub(super) fn views(&self) -> Views {
         self.views.clone()
+    }
+
+    /// Has an output pass over the events before `to`.
+    ///
+    /// # Errors
+    /// There is no such output; in words.
+    pub(super) fn skip(&self, name: &str, to: u64) -> Result<(), String> {
+        let outputs = &self.views.0;
+        let Some(output) = outputs.iter().find(|output| output.name == name) else {
+            let names: Vec<&str> = outputs.iter().map(|output| &*output.name).collect();
+            let names = names.join(", ");
+            return Err(format!(
+                "the daemon has no output `{name}`; it has {names}; what is left of an output that was removed can be skipped when the daemon is stopped"
+            ));
+        };
+        output.skip.send_if_modified(|at| {
+            let further = to > *at;
+            *at = to.max(*at);
+            further
+        });
+        Ok(())
     }
 
     /// Waits until all of them have passed every event before `end`, at most `limit`; then ends

@@ -1,6 +1,6 @@
 //! Looking into a queue without changing it, whether its daemon runs or not.
 //!
-//! Serves the commands `queue stat | ls | cat | verify`, `replay` and `doctor`.
+//! Serves the commands `queue`, `replay` and `doctor`.
 
 use std::fmt;
 use std::io;
@@ -183,6 +183,63 @@ pub fn kept(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<Kep
         Go::Stop
     })?;
     Ok(kept)
+}
+
+/// How far an output is to be taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Far {
+    /// Behind the event of this number.
+    Event(u64),
+    /// To the end of the record of the next event that is for it.
+    Record,
+    /// To the end of that record's segment.
+    Segment,
+    /// Behind everything that is captured.
+    All,
+}
+
+/// The number of the event that an output at `cursor` would go on with.
+///
+/// # Errors
+/// What the disk said.
+pub fn far(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    survey: &Survey,
+    output: &str,
+    cursor: &Cursor,
+    far: Far,
+) -> io::Result<u64> {
+    let next_seq = survey.ledger.next_seq;
+    match far {
+        Far::Event(seq) => return Ok(seq.saturating_add(1).min(next_seq)),
+        Far::All => return Ok(next_seq),
+        Far::Record | Far::Segment => {}
+    }
+    let mut first = None;
+    let filter = Filter {
+        output: Some(output.to_owned()),
+        seqs: Some((cursor.seq, u64::MAX)),
+        ..Filter::default()
+    };
+    select::events(disk, dir, survey.end, &filter, |event| {
+        first = Some(event.seq);
+        Go::Stop
+    })?;
+    let Some(first) = first else {
+        return Ok(next_seq);
+    };
+    let mut reader = LogReader::new(disk.clone(), dir, cursor.at);
+    let mut end: Option<(u64, u64)> = None;
+    while let Some(found) = reader.next(survey.end)? {
+        let behind = found.header.seq + u64::from(found.header.count);
+        match end {
+            Some((segment, _)) if far == Far::Record || found.at.segment != segment => break,
+            None if behind <= first => {}
+            _ => end = Some((found.at.segment, behind)),
+        }
+    }
+    Ok(end.map_or(next_seq, |(_, seq)| seq))
 }
 
 /// A segment as `queue ls` shows it.

@@ -26,6 +26,8 @@ use crate::units::Timestamp;
 /// Which events are wanted: those that meet every condition.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// For this output.
+    pub output: Option<String>,
     /// Of this job.
     pub job: Option<String>,
     /// Of this run: its id stands in `event.id`, or in `job.run_id`.
@@ -185,7 +187,9 @@ pub fn events(
             missed.records += 1;
             continue;
         };
-        if !body.parts.iter().any(|part| filter.takes_part(part)) {
+        let output = filter.output.as_deref();
+        let is_for = output.is_none_or(|output| body.route.wants(output));
+        if !is_for || !body.parts.iter().any(|part| filter.takes_part(part)) {
             continue;
         }
         let stored = StoredEvents {

@@ -48,6 +48,8 @@ pub struct Start {
     pub dead_letters: PathBuf,
     /// Spreads the retries of many daemons.
     pub salt: u64,
+    /// A person passes over the events before this one.
+    pub skip: watch::Receiver<u64>,
 }
 
 /// Runs one output until `stop` holds an event number and everything before that is passed, or for ever.
@@ -62,6 +64,7 @@ pub async fn ship(
         settings,
         dead_letters,
         salt,
+        mut skip,
     } = start;
     let mut level = tap.level.clone();
     let (cursor, gives_up) = (tap.cursor, tap.gives_up);
@@ -101,6 +104,7 @@ pub async fn ship(
             // The queue may be closed before its outputs: nothing more comes then, what is there is still shipped.
             changed = level.changed(), if !queue_gone => if changed.is_ok() { Happened::Captured } else { Happened::QueueGone },
             _ = stop.changed() => Happened::Clock,
+            Ok(()) = skip.changed() => Happened::Skipped,
             () = clock::sleep_until(wake) => Happened::Clock,
         };
         let now = clock::tick();
@@ -125,6 +129,11 @@ pub async fn ship(
                 effects.extend(shipper.step(Input::Captured, now));
                 effects
             }
+            Happened::Skipped => {
+                // What is not captured yet was not seen by the person.
+                let until = (*skip.borrow_and_update()).min(level.borrow().next_seq);
+                shipper.step(Input::Skip(until), now)
+            }
             Happened::Clock => shipper.step(Input::Clock, now),
             Happened::QueueGone => {
                 queue_gone = true;
@@ -138,6 +147,7 @@ enum Happened {
     Port(usize, AtPort),
     Captured,
     QueueGone,
+    Skipped,
     Clock,
 }
 

@@ -35,8 +35,8 @@ const RECORDS_MAX: usize = 4096;
 pub(crate) enum Order {
     /// The next events of the log.
     Next,
-    /// None of the events before this one: they are given up.
-    GiveUp(u64),
+    /// None of the events before this one: they are passed in this way.
+    PassOver(u64, Way),
     /// Those of these steps, whose events are all to be sent.
     Again(Vec<Step>),
 }
@@ -139,7 +139,7 @@ impl Loader {
         };
         let loaded = match order {
             Order::Next => self.next(end, next_seq),
-            Order::GiveUp(until) => self.give_up(*until, end),
+            Order::PassOver(until, way) => self.pass_over(*until, *way, end, next_seq),
             Order::Again(steps) => self.again(steps, most, end),
         };
         if loaded.is_err() {
@@ -179,33 +179,40 @@ impl Loader {
         })
     }
 
-    fn give_up(&mut self, until: u64, end: Position) -> io::Result<Loaded> {
+    fn pass_over(
+        &mut self,
+        until: u64,
+        way: Way,
+        end: Position,
+        next_seq: u64,
+    ) -> io::Result<Loaded> {
         let mut steps = Vec::new();
         for _ in 0..RECORDS_MAX {
-            let held = match self.held.take() {
+            let mut held = match self.held.take() {
                 Some(held) => held,
                 None if self.seq >= until => break,
                 None => match self.next_record(end, &mut steps)? {
                     Next::Held(held) => held,
                     Next::Passed => continue,
-                    Next::End => break,
+                    Next::End => {
+                        self.pass_damaged(end, next_seq, end, &mut steps);
+                        break;
+                    }
                 },
             };
             let Header { count, seq, .. } = held.found.header;
-            if seq >= until {
+            let (from, first) = (held.from, seq + u64::from(held.from));
+            let wanted = u32::try_from(until.saturating_sub(first)).unwrap_or(u32::MAX);
+            let taken = wanted.min(count - from);
+            if taken > 0 {
+                let step = sent(&held.found, first, from, taken, count);
+                steps.push(Step { way, ..step });
+            }
+            held.from += taken;
+            if held.from < count {
                 self.held = Some(held);
                 break;
             }
-            steps.push(Step {
-                way: Way::Dropped,
-                ..sent(
-                    &held.found,
-                    seq + u64::from(held.from),
-                    held.from,
-                    count - held.from,
-                    count,
-                )
-            });
         }
         Ok(Loaded {
             window: None,

@@ -23,6 +23,8 @@ pub(crate) enum Way {
     Damaged,
     /// They were given up, so that the queue could take others.
     Dropped,
+    /// A person passed them over.
+    Skipped,
 }
 
 /// Some events of one record, one after the other; of many records when no ACK is needed for them.
@@ -199,11 +201,12 @@ impl Trail {
         for step in steps {
             self.end += step.events;
             match run.back_mut() {
-                // Long stretches of the log that are for other outputs are one step.
+                // Long stretches of whole records that are for other outputs are one step.
                 Some(last)
                     if last.way != Way::Sent
                         && last.way == step.way
-                        && last.next == Some(step.at) =>
+                        && last.next == Some(step.at)
+                        && step.next.is_some() =>
                 {
                     last.events += step.events;
                     last.next = step.next;
@@ -247,8 +250,9 @@ impl Trail {
         self.pass(id, 0, |passed| &mut passed.acked);
     }
 
-    /// Gives up everything that was read and not passed before event `seq`; nobody may have a span.
-    pub(crate) fn give_up(&mut self, seq: u64) {
+    /// Passes everything that was read and not passed before event `seq` in this way; nobody may have
+    /// a span.
+    pub(crate) fn pass_over(&mut self, seq: u64, way: Way) {
         let ids: Vec<SpanId> = self.spans().map(|span| span.id).collect();
         for id in ids {
             let Some(span) = self.span(id) else { continue };
@@ -256,10 +260,7 @@ impl Trail {
             for mut step in span.steps.drain(..) {
                 if step.way == Way::Sent && step.seq < seq {
                     let front = step.split_off_front(step.events.min(seq - step.seq));
-                    steps.push_back(Step {
-                        way: Way::Dropped,
-                        ..front
-                    });
+                    steps.push_back(Step { way, ..front });
                     if step.events == 0 {
                         continue;
                     }
@@ -354,6 +355,10 @@ impl Trail {
                 }
                 Way::Dropped => {
                     passed.dropped += step.events;
+                    step.events
+                }
+                Way::Skipped => {
+                    passed.skipped += step.events;
                     step.events
                 }
             };
@@ -543,17 +548,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_is_counted_and_the_rest_still_waits() {
+    fn what_is_passed_over_may_end_inside_a_record() {
+        let mut trail = trail();
+        let mut all = steps(&[(1, Way::Skipped), (6, Way::Skipped)]);
+        all[1].next = None;
+        trail.read(all);
+        let cursor = trail.cursor();
+        assert_eq!((cursor.seq, cursor.at, cursor.done), (8, at(100), 6));
+        assert_eq!(cursor.passed.skipped, 7);
+    }
+
+    #[test]
+    fn what_is_passed_over_is_counted_and_the_rest_still_waits() {
         let mut trail = trail();
         let records = [(10, Sent), (5, NotMine), (5, Sent)];
         let id = trail.read(steps(&records)).unwrap();
-        trail.give_up(8);
+        trail.pass_over(8, Way::Dropped);
         assert_eq!((trail.cursor().seq, trail.cursor().done), (8, 7));
         assert_eq!(trail.span(id).unwrap().events(), 8);
-        trail.give_up(18);
+        trail.pass_over(18, Way::Skipped);
         let cursor = trail.cursor();
         assert_eq!((cursor.seq, cursor.at, cursor.done), (18, at(200), 2));
-        assert_eq!((cursor.passed.dropped, cursor.passed.not_mine), (12, 5));
+        let Passed {
+            dropped,
+            skipped,
+            not_mine,
+            ..
+        } = cursor.passed;
+        assert_eq!((dropped, skipped, not_mine), (7, 5, 5));
         let mut flying = VecDeque::from([id]);
         assert_eq!(ack(&mut trail, &mut flying, 3), (at(300), 0, 21));
     }

@@ -50,6 +50,10 @@ impl Supervisor {
             Request::Pause { job } => self.pause_job(&job, ask, effects),
             Request::Resume { job } => self.resume_job(now, &job, ask, effects),
             Request::End { target } => self.end(&target, effects),
+            Request::Skip { output, to } => {
+                effects.push(Effect::Skip { ask, output, to });
+                return;
+            }
         };
         match answer {
             // Answered when it has been written down.

@@ -134,6 +134,15 @@ pub enum Effect {
         /// The settings.
         root: Box<config::Root>,
     },
+    /// Have an output pass over events, then answer.
+    Skip {
+        /// Who asks.
+        ask: Ask,
+        /// The output.
+        output: String,
+        /// The first event that it still sends.
+        to: u64,
+    },
     /// Write down which jobs are paused, then answer.
     KeepPaused {
         /// Whose question it was.

@@ -20,6 +20,7 @@ mod kills;
 mod languages;
 mod library;
 mod life;
+mod mend;
 mod open_files;
 mod outputs;
 mod plugins;

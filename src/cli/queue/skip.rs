@@ -1,0 +1,243 @@
+//! `spoolbeat queue skip`: an output passes over events without sending them.
+//!
+//! On a live root the daemon's shipper does it, on a stopped one this process, under the root's lock.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::consent;
+use crate::cli::EXIT_ERROR;
+use crate::cli::block_on;
+use crate::cli::say;
+use crate::cli::say::CANNOT_READ;
+use crate::cli::say::count;
+use crate::cli::steer;
+use crate::clock;
+use crate::disk::Disk;
+use crate::queue::cursor;
+use crate::queue::cursor::Cursor;
+use crate::queue::inspect;
+use crate::queue::inspect::Far;
+use crate::queue::inspect::Survey;
+use crate::queue::select;
+use crate::queue::select::Filter;
+use crate::queue::select::Go;
+use crate::shipper;
+use crate::status::Answer;
+use crate::status::Request;
+use crate::units::Timestamp;
+
+/// How long the daemon may take to pass over what it was told to: it reads the heads of all records.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at the cursor.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Most jobs that are named.
+const JOBS_MAX: usize = 10;
+
+/// Which output, and how far.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("far").required(true).args(["to", "record", "segment", "all"]))]
+pub struct Args {
+    /// The output
+    pub output: String,
+    /// The root directory
+    pub root: Option<PathBuf>,
+    /// Up to the event with this number, it included; `queue cat --json` shows numbers
+    #[arg(long, value_name = "SEQ")]
+    pub to: Option<u64>,
+    /// To the end of the record that it is in
+    #[arg(long)]
+    pub record: bool,
+    /// To the end of the segment that it is in
+    #[arg(long)]
+    pub segment: bool,
+    /// Everything that is captured now
+    #[arg(long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+impl Args {
+    fn far(&self) -> Far {
+        match self.to {
+            Some(seq) => Far::Event(seq),
+            None if self.record => Far::Record,
+            None if self.segment => Far::Segment,
+            None => Far::All,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, disk: &Arc<dyn Disk>, root: &Path, survey: &Survey) -> ExitCode {
+    match skip(args, disk, root, survey) {
+        Ok(code) | Err(Refused::Said(code)) => code,
+        Err(Refused::Disk(error)) => {
+            let dir = root.join("queue");
+            say::fail(CANNOT_READ, &format!("{}: {error}", dir.display()))
+        }
+    }
+}
+
+enum Refused {
+    Said(ExitCode),
+    Disk(io::Error),
+}
+
+impl From<ExitCode> for Refused {
+    fn from(said: ExitCode) -> Self {
+        Self::Said(said)
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+fn skip(
+    args: &Args,
+    disk: &Arc<dyn Disk>,
+    root: &Path,
+    survey: &Survey,
+) -> Result<ExitCode, Refused> {
+    let (dir, output) = (root.join("queue"), &*args.output);
+    let before = cursor_of(survey, output)?;
+    let until = inspect::far(disk, &dir, survey, output, &before, args.far())?;
+    let ahead = Ahead::of(disk, &dir, survey, output, (before.seq, until))?;
+    if until <= before.seq {
+        return Ok(say::done(&format!(
+            "nothing to skip: {output} waits for no event up to there"
+        )));
+    }
+    say::note(&ahead.told(output, until));
+    consent::ask("Skip them?", args.yes)?;
+    let after = match consent::claim(root)? {
+        Some(_claim) => {
+            // Nobody else has the root now: what a daemon did meanwhile counts.
+            let survey = super::survey(disk, root)?;
+            let end = (survey.end, survey.ledger.next_seq);
+            shipper::skip(disk, &dir, output, until, end)?
+        }
+        None => block_on(by_daemon(disk, root, output, until))??,
+    };
+    let skipped = after.passed.skipped.saturating_sub(before.passed.skipped);
+    Ok(say::done(&format!(
+        "{} skipped; {output} goes on with event {}",
+        count(skipped, "event"),
+        after.seq
+    )))
+}
+
+fn cursor_of(survey: &Survey, output: &str) -> Result<Cursor, ExitCode> {
+    let mut cursors = survey.cursors.iter();
+    if let Some((_, cursor)) = cursors.find(|(name, _)| name == output) {
+        return Ok(*cursor);
+    }
+    let unreadable = survey.unreadable_cursors.iter().any(|name| name == output);
+    let why = if unreadable {
+        format!("the cursor of {output} cannot be read; `spoolbeat queue repair` makes a new one")
+    } else {
+        let known: Vec<&str> = survey.cursors.iter().map(|(name, _)| &**name).collect();
+        let known = known.join(", ");
+        format!("there is no output `{output}` in the queue; it has {known}")
+    };
+    Err(say::fail(EXIT_ERROR, &why))
+}
+
+/// Has the daemon do it, and waits until the cursor is there.
+async fn by_daemon(
+    disk: &Arc<dyn Disk>,
+    root: &Path,
+    output: &str,
+    until: u64,
+) -> Result<Cursor, Refused> {
+    let request = Request::Skip {
+        output: output.to_owned(),
+        to: until,
+    };
+    let Answer::Accepted = steer::ask(root, &request).await? else {
+        return Err(steer::not_an_answer().into());
+    };
+    let there = async {
+        loop {
+            let cursor = cursor::peek(&**disk, &root.join("queue"), output)?;
+            if let Some(cursor) = cursor.filter(|cursor| cursor.seq >= until) {
+                return Ok(cursor);
+            }
+            clock::sleep(LOOK_EVERY).await;
+        }
+    };
+    let why =
+        "the daemon has been told, and is not there yet; `spoolbeat status` shows how far it is";
+    clock::within(PATIENCE, there)
+        .await
+        .unwrap_or_else(|| Err(say::fail(EXIT_ERROR, why).into()))
+}
+
+/// What lies ahead of an output, up to some place.
+#[derive(Debug, Default)]
+struct Ahead {
+    events: u64,
+    jobs: BTreeMap<Arc<str>, u64>,
+    times: Option<(Timestamp, Timestamp)>,
+    damaged: u64,
+}
+
+impl Ahead {
+    fn of(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        survey: &Survey,
+        output: &str,
+        (from, until): (u64, u64),
+    ) -> io::Result<Self> {
+        let mut ahead = Self::default();
+        let filter = Filter {
+            output: Some(output.to_owned()),
+            seqs: Some((from, until.saturating_sub(1))),
+            ..Filter::default()
+        };
+        let missed = select::events(disk, dir, survey.end, &filter, |event| {
+            let part = event.part;
+            ahead.events += 1;
+            *ahead.jobs.entry(Arc::clone(&part.job)).or_default() += 1;
+            let (first, last) = ahead.times.unwrap_or((part.first, part.last));
+            ahead.times = Some((first.min(part.first), last.max(part.last)));
+            Go::On
+        })?;
+        ahead.damaged = missed.records;
+        Ok(ahead)
+    }
+
+    fn told(&self, output: &str, until: u64) -> String {
+        let mut text = format!("{output} would not be sent {}", count(self.events, "event"));
+        if let Some((first, last)) = self.times {
+            text += &format!(" read from {first} to {last}");
+        }
+        let named = self.jobs.iter().take(JOBS_MAX);
+        let named: Vec<String> = named
+            .map(|(job, events)| format!("{events} of {job}"))
+            .collect();
+        if !named.is_empty() {
+            text += &format!(": {}", named.join(", "));
+        }
+        if self.jobs.len() > JOBS_MAX {
+            text += &format!(" and those of {} more", self.jobs.len() - JOBS_MAX);
+        }
+        if self.damaged > 0 {
+            text += &format!("; {} cannot be read", count(self.damaged, "record"));
+        }
+        text += &format!("; it would go on with event {until}");
+        text
+    }
+}
