@@ -220,11 +220,10 @@ impl Driver {
             self.watch.hint(&name, hint, now_both());
         }
         if let Some(checks) = mail.checks {
-            let checked = |checks: &Checks| (checks.defaults.clone(), checks.outlets.clone());
-            let is_other = checked(&self.checks) != checked(&checks);
             self.watch.set_settle(checks.settle);
             self.checks = checks;
-            for (name, known) in self.jobs.iter_mut().filter(|_| is_other) {
+            // Also when nothing in them is other: users, keys and programs may be there by now.
+            for (name, known) in &mut self.jobs {
                 known.decided = None;
                 self.watch.unsettle(name, now_both());
             }

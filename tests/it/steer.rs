@@ -7,12 +7,15 @@ use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 
+use rcgen::IsCa;
 use serde_json::Value;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
 use crate::harness::Spool;
+use crate::harness::authority::Wanted;
+use crate::harness::authority::self_signed;
 use crate::harness::said;
 use crate::harness::wait_until;
 
@@ -210,6 +213,26 @@ fn reload_takes_over_what_it_can_and_names_the_rest() {
     );
     let problems = spool.status()["daemon"]["settings_problems"].clone();
     assert_eq!(problems[0]["key"], "stpo", "{problems}");
+}
+
+#[test]
+fn a_reload_checks_jobs_anew_that_lacked_something_outside_of_their_folder() {
+    let logstash = Logstash::new(Keep::Ids);
+    let mut spool = Spool::new(logstash.port());
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let toml = format!(
+        "[source.lumberjack]\nlisten = \"127.0.0.1:0\"\n[source.lumberjack.ssl]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        at("late.pem"),
+        at("late.key")
+    );
+    spool.job("beats", &toml, "README", "");
+    spool.start();
+    await_state(&spool, "beats", "refused");
+    self_signed(folder.path(), "late", &Wanted::default(), IsCa::NoCa);
+    assert_eq!(code(&spool.command(&["reload"])), 0);
+    await_state(&spool, "beats", "listening");
+    spool.stop();
 }
 
 #[test]
