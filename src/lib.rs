@@ -81,3 +81,6 @@ pub mod control;
 pub mod daemon;
 pub mod status;
 pub mod supervisor;
+
+#[cfg(test)]
+mod simulator;

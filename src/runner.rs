@@ -25,6 +25,7 @@ use crate::job::Task;
 use crate::process::Cgroups;
 use crate::queue::Fact;
 use crate::queue::Intake;
+use crate::queue::Portion;
 use crate::queue::Refused;
 use crate::results::Results;
 use crate::run::Exit;
@@ -183,7 +184,36 @@ pub async fn interrupted(
     at: Timestamp,
     host: &Host,
 ) -> Result<(), Refused> {
-    const REASON: &str = "the daemon ended while it ran";
+    let portion = end_of_interrupted(open, job, route, at, host.limits, &host.identity);
+    let captured = host.intake.submit(portion).await?;
+    captured.await.unwrap_or(Err(Refused::Closed))?;
+    if let Some(results) = &host.results {
+        let settled = results.settle(
+            &open.job,
+            &open.run,
+            Outcome::Interrupted,
+            at,
+            Some(INTERRUPTED),
+        );
+        if let Err(note) = settled {
+            tracing::warn!(job = open.job, run = %open.run, note, "the result cannot be written");
+        }
+    }
+    Ok(())
+}
+
+/// Why a run is recorded as interrupted.
+const INTERRUPTED: &str = "the daemon ended while it ran";
+
+/// The end of a run that died with an earlier daemon, as the queue is told it; see [`interrupted`].
+pub(crate) fn end_of_interrupted(
+    open: &Open,
+    job: Option<&Job>,
+    route: Route,
+    at: Timestamp,
+    limits: Limits,
+    identity: &Identity,
+) -> Portion {
     let no_fields = serde_json::Map::new();
     let labels = Labels {
         job: &open.job,
@@ -198,7 +228,7 @@ pub async fn interrupted(
         stdout: Lane::Off,
         stderr: Lane::Off,
     };
-    let mut gather = Gather::new(host.limits, route, &host.identity, &labels, lanes);
+    let mut gather = Gather::new(limits, route, identity, &labels, lanes);
     // Written once more to count it: its number belongs to the event that the dead daemon captured.
     gather.run_started(open.started_at, None);
     drop(gather.take());
@@ -209,7 +239,7 @@ pub async fn interrupted(
         outcome: Outcome::Interrupted,
         exit: None,
         pid: None,
-        reason: Some(REASON),
+        reason: Some(INTERRUPTED),
     });
     let mut portion = gather.take();
     portion.facts.push(Fact::Ended {
@@ -221,13 +251,5 @@ pub async fn interrupted(
         started_at: open.started_at.0,
         at: at.0,
     });
-    let captured = host.intake.submit(portion).await?;
-    captured.await.unwrap_or(Err(Refused::Closed))?;
-    if let Some(results) = &host.results {
-        let settled = results.settle(&open.job, &open.run, Outcome::Interrupted, at, Some(REASON));
-        if let Err(note) = settled {
-            tracing::warn!(job = open.job, run = %open.run, note, "the result cannot be written");
-        }
-    }
-    Ok(())
+    portion
 }

@@ -39,6 +39,8 @@ use trail::SpanId;
 use trail::Step;
 use trail::Trail;
 
+#[cfg(test)]
+pub(crate) use load::Loader;
 pub use pass::skip;
 pub use view::Host;
 pub use view::View;

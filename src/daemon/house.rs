@@ -202,9 +202,9 @@ pub(super) struct House {
 
 /// What the supervisor has to know of the former daemon.
 #[derive(Debug)]
-pub(super) struct Before {
-    pub(super) pasts: BTreeMap<String, Past>,
-    pub(super) open: Vec<OpenRun>,
+pub(crate) struct Before {
+    pub(crate) pasts: BTreeMap<String, Past>,
+    pub(crate) open: Vec<OpenRun>,
 }
 
 impl House {
@@ -618,7 +618,7 @@ pub(super) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-fn before(ledger: &Ledger) -> Before {
+pub(crate) fn before(ledger: &Ledger) -> Before {
     let jobs = ledger.jobs.iter();
     let open = ledger.open.iter();
     Before {

@@ -49,6 +49,8 @@ use driver::Driver;
 pub use driver::Origin;
 use driver::Sources;
 use house::House;
+#[cfg(test)]
+pub(crate) use house::before;
 pub(crate) use identity::passing_identity;
 use receiver::Receiver;
 use signals::Signals;

@@ -26,10 +26,23 @@ use super::EntryKind;
 use super::Open;
 use super::Replace;
 use platter::Change;
+use platter::Dice;
 use platter::Inode;
 use platter::Name;
 use platter::Op;
 use platter::Platter;
+
+/// What a disk may refuse with.
+pub(crate) const REFUSALS: [i32; 5] = [
+    libc::ENOSPC,
+    libc::EIO,
+    libc::EDQUOT,
+    libc::EROFS,
+    libc::EMFILE,
+];
+
+/// So many states are built when one of them is to be chosen.
+const POWER_CUT_STATES: usize = 64;
 
 /// What a call on the disk is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,18 +370,37 @@ impl MemDisk {
         files(&self.state())
     }
 
-    /// The disk after a power cut: no unsynced change of a folder survived, and of the unsynced
-    /// writes the first `kept` bytes of each file.
-    pub(crate) fn crash(&self, kept: usize) -> Self {
+    /// The disk after a power cut: one of the states that it may leave, by chance.
+    pub(crate) fn power_cut(&self, dice: &mut Dice) -> Self {
         let state = self.state();
         let platter = state.platter.as_ref().unwrap();
-        let survived = Platter::holding(&platter.worst(kept));
+        let mut seen = 0;
+        let mut chosen = None;
+        let mut rolls = Dice::new(dice.next());
+        platter.states(POWER_CUT_STATES, dice, &mut |image| {
+            seen += 1;
+            if rolls.roll(seen) == 0 {
+                chosen = Some(image.files);
+            }
+        });
+        Self::after(Platter::holding(&chosen.unwrap()))
+    }
+
+    fn after(survived: Platter) -> Self {
         Self(Arc::new(Mutex::new(State {
             names: survived.names(),
             contents: survived.contents(),
             platter: Some(survived),
             ..State::default()
         })))
+    }
+
+    /// The disk after a power cut: no unsynced change of a folder survived, and of the unsynced
+    /// writes the first `kept` bytes of each file.
+    pub(crate) fn crash(&self, kept: usize) -> Self {
+        let state = self.state();
+        let platter = state.platter.as_ref().unwrap();
+        Self::after(Platter::holding(&platter.worst(kept)))
     }
 }
 

@@ -331,7 +331,7 @@ impl Queue {
 }
 
 /// Opens every output's cursor before the first event can be appended, so that a new one misses none.
-pub(super) fn open_cursors(
+pub(crate) fn open_cursors(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     writer: &Writer,

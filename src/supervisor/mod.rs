@@ -44,7 +44,7 @@ mod pressure;
 mod snapshot;
 mod stop;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use expect::Expectations;

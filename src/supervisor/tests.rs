@@ -27,7 +27,7 @@ mod steer;
 const MINUTE: Duration = Duration::from_secs(60);
 const BEGIN: i64 = 1_763_712_488_000;
 
-fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
+pub(crate) fn job(name: &str, generation: &str, schedule: Schedule) -> Job {
     let capture = Capture {
         events: true,
         errors: false,

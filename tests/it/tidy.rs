@@ -75,6 +75,8 @@ const MAY_USE: &[(&str, &str)] = &[
     ("supervisor", BELOW_THE_HEAD),
     ("control", BELOW_THE_HEAD),
     ("daemon", BELOW_THE_HEAD),
+    // Only in tests: everything that is decided below `cli`, in one world.
+    ("simulator", BELOW_THE_HEAD),
     ("cli", BELOW_THE_HEAD),
     ("main", "cli log modules process"),
     ("lib", ""),
