@@ -1,4 +1,4 @@
-//! `spoolbeat queue`: looks into a queue, live or stopped; changes it only in `skip` and `repair`.
+//! `spoolbeat queue`: looks into a queue, live or stopped; changes it only in `skip`.
 
 use std::io;
 use std::io::BufWriter;

@@ -228,9 +228,9 @@ impl House {
             );
         }
         if report.torn_bytes > 0 {
-            tracing::info!(
+            tracing::warn!(
                 bytes = report.torn_bytes,
-                "an unfinished record of the former daemon was cut off; nothing in it was captured"
+                "what lay behind the last whole record of the queue was cut off and is kept in its quarantine: a write that was cut short, or a record that was damaged since"
             );
         }
         let ledger = queue.ledger();

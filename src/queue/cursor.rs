@@ -11,6 +11,7 @@ use std::sync::Arc;
 use byteorder::ByteOrder;
 use byteorder::LittleEndian;
 
+use super::quarantine;
 use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
@@ -119,9 +120,20 @@ impl CursorFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok((opened, Stored::Missing));
             }
+            Err(error) if quarantine::is_lasting(&error) => {
+                tracing::error!(output, %error, "the cursor cannot be read; it gets a new file");
+                return Ok((opened, Stored::Damaged));
+            }
             Err(error) => return Err(error),
         };
-        let Some((slot, generation, cursor)) = newest_slot(&*file)? else {
+        let newest = match newest_slot(&*file) {
+            Err(error) if quarantine::is_lasting(&error) => {
+                tracing::error!(output, %error, "the cursor cannot be read; it gets a new file");
+                None
+            }
+            newest => newest?,
+        };
+        let Some((slot, generation, cursor)) = newest else {
             return Ok((opened, Stored::Damaged));
         };
         opened.generation = generation;

@@ -61,8 +61,8 @@ pub struct Span {
     pub from: u64,
     /// Where it ends; what is behind the end of the segment does not count.
     pub to: u64,
-    /// Number of the first event in it, and how many there are.
-    pub events: (u64, u64),
+    /// Number of the first event in it, and how many there are, where that is known.
+    pub events: Option<(u64, u64)>,
 }
 
 /// How much is in quarantine.
@@ -130,13 +130,12 @@ pub fn keep_span(
         at += read as u64;
     }
     copy.sync()?;
-    let (first, count) = span.events;
     let reason = Reason {
         segment: segment::file_name(span.segment),
         offset: span.from,
         reason: reason.to_owned(),
-        first_event: Some(first),
-        events: Some(count),
+        first_event: span.events.map(|(first, _)| first),
+        events: span.events.map(|(_, count)| count),
         at: now.to_string(),
     };
     conclude(disk, dir, &to, &reason)?;
@@ -258,7 +257,7 @@ mod tests {
             segment: 7,
             from,
             to: from + 1000,
-            events: (5, 3),
+            events: Some((5, 3)),
         };
         assert!(keep_span(&disk, dir, span(2500), "rot", Timestamp(1)).unwrap());
         assert!(!keep_span(&disk, dir, span(2500), "rot", Timestamp(2)).unwrap());

@@ -1,8 +1,9 @@
 //! Opening a queue after whatever happened to it.
 //!
 //! State = newest readable checkpoint + the log after it. Idempotent: a second crash in the middle
-//! finds the same. What is kept is written anew first where it may never have reached the medium. Throws away only the tail behind the last whole record of the last segment,
-//! which nobody was promised; damage anywhere else is stepped over and counted, never guessed at.
+//! finds the same. What is kept is written anew first where it may never have reached the medium. Cuts
+//! off only the tail behind the last whole record of the last segment, and keeps a copy of it; damage
+//! anywhere else is stepped over and counted, never guessed at.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -413,7 +414,12 @@ fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, 
 /// checkpoint does not cover it. The daemon that wrote it may have died before its sync, or after one
 /// that failed: then the bytes are read from memory, and are nowhere else. What is counted from here on
 /// must be on the medium.
-pub(crate) fn renew_tail(disk: &dyn Disk, dir: &Path, found: &mut Recovered) -> io::Result<()> {
+pub(crate) fn renew_tail(
+    disk: &dyn Disk,
+    dir: &Path,
+    found: &mut Recovered,
+    now: Timestamp,
+) -> io::Result<()> {
     let Some((last, bytes)) = found.segments.last_mut() else {
         return Ok(());
     };
@@ -430,6 +436,9 @@ pub(crate) fn renew_tail(disk: &dyn Disk, dir: &Path, found: &mut Recovered) -> 
     if *bytes <= keep && (found.covered >= end || keep <= segment::HEAD_BYTES as u64) {
         return Ok(());
     }
+    if *bytes > keep {
+        keep_tail(disk, dir, (end, *bytes), now);
+    }
     let path = dir.join(segment::file_name(*last));
     let mut whole = vec![0; usize::try_from(keep).map_err(io::Error::other)?];
     let read = disk.open(&path, Open::Read)?.read_at(0, &mut whole)?;
@@ -440,4 +449,19 @@ pub(crate) fn renew_tail(disk: &dyn Disk, dir: &Path, found: &mut Recovered) -> 
     found.torn_bytes = *bytes - keep;
     *bytes = keep;
     Ok(())
+}
+
+/// Keeps a copy of what is cut off. It may be a record that was captured and rotted since: only what a
+/// checkpoint covers is known to have been whole.
+fn keep_tail(disk: &dyn Disk, dir: &Path, (from, to): (Position, u64), now: Timestamp) {
+    let span = quarantine::Span {
+        segment: from.segment,
+        from: from.offset,
+        to,
+        events: None,
+    };
+    let reason = "behind the last whole record: a write that was cut short, or a damaged record";
+    if let Err(error) = quarantine::keep_span(disk, dir, span, reason, now) {
+        tracing::warn!(%error, at = ?from, "what is cut off the queue's end could not be set aside");
+    }
 }

@@ -184,8 +184,10 @@ impl Writer {
         };
         let mut found = recover::recover(&disk, dir, now)?;
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
-        or_with_reserve(&*disk, dir, || recover::renew_tail(&*disk, dir, &mut found))
-            .map_err(at_dir)?;
+        or_with_reserve(&*disk, dir, || {
+            recover::renew_tail(&*disk, dir, &mut found, now)
+        })
+        .map_err(at_dir)?;
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,

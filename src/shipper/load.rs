@@ -376,7 +376,7 @@ impl Loader {
             segment: at.segment,
             from: at.offset,
             to: next.map_or(u64::MAX, |next| next.offset),
-            events,
+            events: Some(events),
         };
         let reason = "no record with a checksum that fits was found here";
         match quarantine::keep_span(&*self.disk, &self.dir, span, reason, clock::now()) {

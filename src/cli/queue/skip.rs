@@ -145,7 +145,9 @@ fn cursor_of(survey: &Survey, output: &str) -> Result<Cursor, ExitCode> {
     }
     let unreadable = survey.unreadable_cursors.iter().any(|name| name == output);
     let why = if unreadable {
-        format!("the cursor of {output} cannot be read; `spoolbeat queue repair` makes a new one")
+        format!(
+            "the cursor of {output} cannot be read; the next start makes a new one, and sends all that is kept"
+        )
     } else {
         let known: Vec<&str> = survey.cursors.iter().map(|(name, _)| &**name).collect();
         let known = known.join(", ");
