@@ -35,6 +35,11 @@ pub enum Request {
     Stop,
     /// Read spoolbeat.toml and all jobs again.
     Reload,
+    /// Have nothing wait for an output any more that left the configuration.
+    ForgetOutput {
+        /// The output.
+        output: String,
+    },
     /// Run a job now.
     Trigger {
         /// The job.
@@ -127,7 +132,7 @@ pub struct Status {
     pub totals: Totals,
     /// The queue on disk.
     pub queue: Queue,
-    /// The outputs, in the order of the configuration.
+    /// The outputs, in the order of the configuration; then those that left it, which the totals leave out.
     pub outputs: Vec<Output>,
     /// The jobs, by name.
     pub jobs: Vec<Job>,
@@ -292,7 +297,8 @@ impl Queue {
 pub struct Output {
     /// Its name.
     pub name: String,
-    /// `connected`, `connecting`, `down`, or `idle`: closed while there is nothing to send.
+    /// `connected`, `connecting`, `down`, `idle`: closed while there is nothing to send, or `frozen`: not
+    /// configured any more.
     pub state: String,
     /// The host of the connection, or the one that is tried next; with `loadbalance` all of them.
     pub host: String,
@@ -316,6 +322,8 @@ pub struct Output {
     pub dropped_events: u64,
     /// Events that a person passed over for it.
     pub skipped_events: u64,
+    /// Files that are cleaned up only when it has got further.
+    pub waiting_files: u64,
     /// Windows that were sent and not yet acknowledged.
     pub in_flight_windows: u64,
     /// Windows sent since the daemon was started, those sent again counted again.

@@ -40,7 +40,7 @@ pub enum Verdict {
     Keep(String),
 }
 
-/// How far every output is, durably.
+/// How far every output is, durably, or was when it left the configuration.
 pub type Cursors = BTreeMap<String, Cursor>;
 
 /// Judges the release of `file`. `readers` are the jobs at work whose globs name it.
@@ -85,7 +85,7 @@ fn passed(ledger: &Ledger, cursors: &Cursors, past: &FilePast) -> Verdict {
                 "output {output} passed events of that time without an ACK"
             ));
         }
-        // An output that is not configured any more has no cursor here: its files stay.
+        // Without a cursor nobody knows what it has acknowledged: its files stay.
         if cursors
             .get(output)
             .is_none_or(|cursor| cursor.seq < past.end_seq)

@@ -342,7 +342,7 @@ impl Doctor {
             self.wrong("cursors", found, fix);
         }
         self.quarantine(disk, &dir);
-        self.outputs(disk, &dir, survey, status);
+        self.outputs(disk, draft, survey, status);
         self.space(disk, &dir, draft, survey);
         self.time(survey);
     }
@@ -417,13 +417,35 @@ impl Doctor {
     fn outputs(
         &mut self,
         disk: &Arc<dyn Disk>,
-        dir: &Path,
+        draft: &Draft,
         survey: &Survey,
         status: Option<&Status>,
     ) {
-        for (output, cursor) in &survey.cursors {
+        let dir = self.root.join("queue");
+        let frozen = match draft.serves_jobs() {
+            true => super::outputs::frozen(&draft.outlets, survey),
+            false => Vec::new(),
+        };
+        for one in &frozen {
+            let name = &one.output;
+            let found = format!(
+                "{name} is not configured any more: it is frozen, {} behind, and {} for it",
+                count(
+                    survey.ledger.next_seq.saturating_sub(one.cursor.seq),
+                    "event"
+                ),
+                super::outputs::files_wait(one.files)
+            );
+            let fix = format!(
+                "configure it again, or `spoolbeat outputs forget {name}`: files then wait for it no longer"
+            );
+            self.warn("outputs", found, fix);
+        }
+        let is_frozen = |name: &str| frozen.iter().any(|one| one.output == name);
+        let configured = survey.cursors.iter().filter(|(name, _)| !is_frozen(name));
+        for (output, cursor) in configured {
             let waiting = survey.ledger.next_seq.saturating_sub(cursor.seq);
-            let written = inspect::written_at(disk, dir, survey, cursor.at);
+            let written = inspect::written_at(disk, &dir, survey, cursor.at);
             let age = written.map_or(0, |at| clock::now().0 - at.0);
             let old = show_duration(std::time::Duration::from_millis(age.max(0).unsigned_abs()));
             let live =

@@ -34,6 +34,7 @@ pub mod explain;
 pub mod import;
 pub mod init;
 pub mod new;
+pub mod outputs;
 pub mod queue;
 pub mod receive;
 pub mod replay;
@@ -110,6 +111,7 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Outputs(outputs::Args),
     Explain(explain::Args),
     Trigger(steer::TriggerArgs),
     /// Do not run a job by its schedule until it is resumed, also across restarts of the daemon
@@ -205,6 +207,7 @@ fn dispatch(cli: Cli) -> Done {
         Command::Run(args) => run::run(args, given, verbose),
         Command::Status(args) => status::run(&args, given),
         Command::Doctor(args) => doctor::run(&args, given),
+        Command::Outputs(args) => outputs::run(&args, given),
         Command::Explain(args) => explain::run(&args, given),
         Command::Trigger(args) => steer::trigger(args, given),
         Command::Pause(args) => steer::pause(args, given),

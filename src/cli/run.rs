@@ -103,7 +103,7 @@ const fn code_of_exit(exit: Exit) -> u8 {
     }
 }
 
-const fn code_of_error(error: &Error) -> u8 {
+pub(super) const fn code_of_error(error: &Error) -> u8 {
     match error {
         Error::Locked { .. } => EXIT_LOCKED,
         Error::Place(_) => BAD_CONFIG,

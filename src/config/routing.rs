@@ -40,11 +40,7 @@ pub struct Tags {
 /// Tags are equal when they come from equal texts.
 impl PartialEq for Tags {
     fn eq(&self, other: &Self) -> bool {
-        let texts = |globs: &[GlobMatcher]| -> Vec<String> {
-            globs.iter().map(|glob| glob.glob().to_string()).collect()
-        };
-        texts(&self.wanted) == texts(&other.wanted)
-            && texts(&self.unwanted) == texts(&other.unwanted)
+        self.texts() == other.texts()
     }
 }
 
@@ -63,6 +59,14 @@ impl Tags {
         let glob = Glob::new(pattern).map_err(|error| error.to_string())?;
         list.push(glob.compile_matcher());
         Ok(())
+    }
+
+    /// The patterns as they may be written, those with a `!` last.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let wanted = self.wanted.iter().map(|glob| glob.glob().to_string());
+        let unwanted = self.unwanted.iter().map(|glob| format!("!{}", glob.glob()));
+        wanted.chain(unwanted).collect()
     }
 
     /// Whether events of this tag are wanted.

@@ -157,6 +157,7 @@ impl Driver {
                     let answer = self.house.skip(&output, to);
                     self.reply(ask, answer);
                 }
+                Effect::ForgetOutput { ask, output } => self.forget_output(ask, output),
                 Effect::Tell(notice) => self.house.tell(&notice),
                 Effect::Reply { ask, answer } => self.reply(ask, answer),
                 Effect::Report { ask, snapshot } => {
@@ -246,6 +247,19 @@ impl Driver {
         if let Some(ask) = ask {
             self.reply(ask, Answer::Reloaded { left });
         }
+    }
+
+    fn forget_output(&mut self, ask: Ask, output: String) {
+        let forgetting = match self.house.forget_output(output) {
+            Ok(forgetting) => forgetting,
+            Err(reason) => return self.reply(ask, Answer::Refused { reason }),
+        };
+        let reason = "forgetting it has failed; see the daemon's log".to_owned();
+        let answer = Answer::Refused { reason };
+        self.help(Note::Answered { ask, answer }, async move {
+            let answer = forgetting.await;
+            Note::Answered { ask, answer }
+        });
     }
 
     /// From here on nothing is captured any more.

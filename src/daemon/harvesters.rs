@@ -59,8 +59,14 @@ pub(super) struct Harvesters {
 }
 
 impl Harvesters {
-    /// Starts the cleaner; harvesters follow the jobs. Must be called within a tokio runtime.
-    pub(super) fn start(host: Host, marks: Marks, root: PathBuf, to_the_end: bool) -> Self {
+    /// Starts the cleaner, with the cursors of the outputs and of those that left the configuration;
+    /// harvesters follow the jobs. Must be called within a tokio runtime.
+    pub(super) fn start(
+        host: Host,
+        (marks, frozen): (Marks, Marks),
+        root: PathBuf,
+        to_the_end: bool,
+    ) -> Self {
         let host = Arc::new(host);
         let complete = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = watch::channel(false);
@@ -68,6 +74,7 @@ impl Harvesters {
         let cleaner = Cleaner {
             host: Arc::clone(&host),
             marks,
+            frozen,
             root,
             complete: Arc::clone(&complete),
         };

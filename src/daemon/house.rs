@@ -22,6 +22,7 @@ use crate::daemon::Error;
 use crate::daemon::deliveries;
 use crate::daemon::deliveries::Deliveries;
 use crate::daemon::disk_watch::DiskWatch;
+use crate::daemon::forget;
 use crate::daemon::harvesters::Harvesters;
 use crate::daemon::herald::Herald;
 use crate::daemon::identity;
@@ -50,6 +51,7 @@ use crate::queue;
 use crate::queue::JobPast;
 use crate::queue::Ledger;
 use crate::queue::Level;
+use crate::queue::Marks;
 use crate::queue::Queue;
 use crate::queue::Reader;
 use crate::queue::locked;
@@ -189,6 +191,9 @@ pub(super) struct House {
     outputs: Option<Outputs>,
     level: watch::Receiver<Level>,
     ledger: Arc<Mutex<Ledger>>,
+    marks: Marks,
+    /// The outputs that left the configuration.
+    frozen: Marks,
     views: Views,
     keeper: Keeper,
     /// None with `--once`, and when the drain has begun.
@@ -246,6 +251,8 @@ impl House {
             dropped: 0,
             answered: false,
             level: queue.level(),
+            marks: queue.marks(),
+            frozen: queue.frozen(),
             views: outputs.views(),
             queue: Some(queue),
             outputs: Some(outputs),
@@ -265,7 +272,7 @@ impl House {
         let Some(queue) = &self.queue else {
             return Err(Error::Leaving);
         };
-        let (intake, marks) = (queue.intake(), queue.marks());
+        let intake = queue.intake();
         let identity = identity::of_root(&self.claim.root, &root.shape)?;
         let life = RunId::new(self.started_at, random() as u32);
         let route = config::route(&root.outlets(), OWN_JOB);
@@ -286,7 +293,7 @@ impl House {
         };
         self.harvesters = Some(Harvesters::start(
             harvesters,
-            marks,
+            (Arc::clone(&self.marks), Arc::clone(&self.frozen)),
             self.claim.root.clone(),
             mode != Mode::Serve,
         ));
@@ -532,7 +539,6 @@ impl House {
 
     /// The whole status: the supervisor's part and what is known here.
     pub(super) fn status(&self, snapshot: Snapshot) -> Status {
-        let outputs = self.views.status();
         let ledger = locked(&self.ledger);
         let mut jobs = snapshot.jobs;
         for job in &mut jobs {
@@ -550,7 +556,8 @@ impl House {
             let deliveries = self.deliveries.as_ref();
             job.on_result = deliveries.and_then(|all| all.status(&job.name));
         }
-        let acked = outputs.iter().map(|output| output.acked_events).min();
+        let at_work = self.views.status();
+        let acked = at_work.iter().map(|output| output.acked_events).min();
         Status {
             daemon: status::Daemon {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -576,9 +583,36 @@ impl House {
                 sources: ledger.counters,
             },
             queue: self.disk.status(&self.level.borrow()),
-            outputs,
+            outputs: self.views.all(&ledger, &self.marks, &self.frozen),
             jobs,
         }
+    }
+
+    fn is_configured(&self, name: &str) -> bool {
+        let mut outputs = self.settings.outputs.iter();
+        outputs.any(|output| output.name == name)
+    }
+
+    /// Has nothing wait for an output any more that left the configuration.
+    ///
+    /// # Errors
+    /// Why that is not done, in words.
+    pub(super) fn forget_output(
+        &self,
+        output: String,
+    ) -> Result<impl Future<Output = Answer> + Send + 'static, String> {
+        if self.is_configured(&output) {
+            return Err(format!(
+                "output `{output}` is at work; remove it from spoolbeat.toml and restart the daemon first"
+            ));
+        }
+        config::check_name(&output)?;
+        let Some(queue) = &self.queue else {
+            return Err("the daemon is leaving".to_owned());
+        };
+        let dir = self.claim.root.join("queue");
+        let frozen = Arc::clone(&self.frozen);
+        Ok(forget::live(dir, queue.intake(), frozen, output))
     }
 
     /// How many events the output that is furthest behind has not been acknowledged.

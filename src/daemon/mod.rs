@@ -32,6 +32,7 @@ use crate::supervisor::Supervisor;
 mod deliveries;
 mod disk_watch;
 mod driver;
+mod forget;
 mod harvesters;
 mod herald;
 mod house;
@@ -48,6 +49,7 @@ pub use house::claim;
 use driver::Driver;
 pub use driver::Origin;
 use driver::Sources;
+pub use forget::stopped as forget_output;
 use house::House;
 #[cfg(test)]
 pub(crate) use house::before;

@@ -13,7 +13,14 @@ use tokio::task::JoinSet;
 use crate::clock;
 use crate::config;
 use crate::deadletter;
+use crate::queue::Frozen;
+use crate::queue::Ledger;
+use crate::queue::Marks;
 use crate::queue::Tap;
+use crate::queue::cursor::Cursor;
+use crate::queue::cursor::Passed;
+use crate::queue::locked;
+use crate::queue::readers;
 use crate::shipper::Host;
 use crate::shipper::View;
 use crate::shipper::driver::Start;
@@ -39,6 +46,28 @@ pub(super) struct Views(Arc<[Output]>);
 impl Views {
     pub(super) fn status(&self) -> Vec<status::Output> {
         self.0.iter().map(Output::status).collect()
+    }
+
+    /// All of them, and behind them those that left the configuration and were at `frozen`.
+    pub(super) fn all(
+        &self,
+        ledger: &Ledger,
+        marks: &Marks,
+        frozen: &Marks,
+    ) -> Vec<status::Output> {
+        let mut outputs = self.status();
+        for output in &mut outputs {
+            let cursor = locked(marks).get(&output.name).copied();
+            let files = |at| readers::waiting_files(ledger, &output.name, &at);
+            output.waiting_files = cursor.map_or(0, files);
+        }
+        let is_configured = |name: &str| self.0.iter().any(|output| output.name == name);
+        let gone = readers::frozen(&locked(frozen), ledger, is_configured);
+        outputs.extend(
+            gone.into_iter()
+                .map(|one| self::frozen(one, ledger.next_seq)),
+        );
+        outputs
     }
 }
 
@@ -142,46 +171,74 @@ impl Outputs {
 impl Output {
     fn status(&self) -> status::Output {
         let view = self.view.borrow().clone();
+        let nothing = nothing(&self.name, "starting", self.tls);
         let Some(view) = view else {
-            return status::Output {
-                name: self.name.clone(),
-                state: "starting".to_owned(),
-                host: String::new(),
-                tls: self.tls.to_owned(),
-                before_events: 0,
-                acked_events: 0,
-                waiting_events: 0,
-                not_mine_events: 0,
-                damaged_events: 0,
-                set_aside_events: 0,
-                dropped_events: 0,
-                skipped_events: 0,
-                in_flight_windows: 0,
-                windows: 0,
-                connections: 0,
-                last_error: None,
-                hosts: Vec::new(),
-            };
+            return nothing;
         };
         status::Output {
-            name: self.name.clone(),
             state: view.state,
             host: view.host,
-            tls: self.tls.to_owned(),
             before_events: view.before,
-            acked_events: view.passed.acked,
             waiting_events: view.waiting,
-            not_mine_events: view.passed.not_mine,
-            damaged_events: view.passed.damaged,
-            set_aside_events: view.passed.set_aside,
-            dropped_events: view.passed.dropped,
-            skipped_events: view.passed.skipped,
             in_flight_windows: view.in_flight,
             windows: view.windows,
             connections: view.connections,
             last_error: view.last_error,
             hosts: view.hosts.into_iter().map(host).collect(),
+            ..passed(nothing, &view.passed)
         }
+    }
+}
+
+/// The status of an output that left the configuration, when the next event is `next_seq`.
+fn frozen(frozen: Frozen, next_seq: u64) -> status::Output {
+    let Cursor {
+        born,
+        seq,
+        passed: how,
+        ..
+    } = frozen.cursor;
+    let told = passed(nothing(&frozen.output, "frozen", "off"), &how);
+    status::Output {
+        before_events: born.saturating_sub(1),
+        waiting_events: next_seq.saturating_sub(seq),
+        waiting_files: frozen.files,
+        ..told
+    }
+}
+
+fn nothing(name: &str, state: &str, tls: &str) -> status::Output {
+    status::Output {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        host: String::new(),
+        tls: tls.to_owned(),
+        before_events: 0,
+        acked_events: 0,
+        waiting_events: 0,
+        not_mine_events: 0,
+        damaged_events: 0,
+        set_aside_events: 0,
+        dropped_events: 0,
+        skipped_events: 0,
+        waiting_files: 0,
+        in_flight_windows: 0,
+        windows: 0,
+        connections: 0,
+        last_error: None,
+        hosts: Vec::new(),
+    }
+}
+
+fn passed(output: status::Output, passed: &Passed) -> status::Output {
+    status::Output {
+        acked_events: passed.acked,
+        not_mine_events: passed.not_mine,
+        damaged_events: passed.damaged,
+        set_aside_events: passed.set_aside,
+        dropped_events: passed.dropped,
+        skipped_events: passed.skipped,
+        ..output
     }
 }
 

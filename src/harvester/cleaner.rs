@@ -76,6 +76,8 @@ pub struct Cleaner {
     pub host: Arc<Host>,
     /// How far every output is, durably.
     pub marks: Marks,
+    /// How far those were that left the configuration: what they had acknowledged counts.
+    pub frozen: Marks,
     /// The root directory.
     pub root: PathBuf,
     /// Whether all jobs are known: before, nobody knows who else reads a file.
@@ -122,7 +124,12 @@ impl Cleaner {
         watch: &mut Watch,
         later: &mut BTreeMap<String, Tick>,
     ) -> Result<(), Refused> {
-        let cursors: Cursors = locked(&self.marks).clone();
+        let mut cursors: Cursors = locked(&self.marks).clone();
+        cursors.extend(
+            locked(&self.frozen)
+                .iter()
+                .map(|(name, at)| (name.clone(), *at)),
+        );
         let facts = watch.look(&locked(&self.host.ledger), &cursors);
         if !facts.is_empty() {
             self.record(Portion {

@@ -74,6 +74,8 @@ pub struct Cursor {
     pub born: u64,
     /// How it passed the events between.
     pub passed: Passed,
+    /// Its output has left the configuration: nothing was kept for it since.
+    pub frozen: bool,
 }
 
 /// The file that an output's cursor lives in.
@@ -282,6 +284,7 @@ fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     LittleEndian::write_u64(&mut out[16..24], cursor.at.segment);
     LittleEndian::write_u64(&mut out[24..32], cursor.at.offset);
     LittleEndian::write_u32(&mut out[32..36], cursor.done);
+    LittleEndian::write_u32(&mut out[36..40], cursor.frozen.into());
     LittleEndian::write_u64(&mut out[40..48], cursor.seq);
     LittleEndian::write_u64(&mut out[48..56], cursor.born);
     LittleEndian::write_u64(&mut out[56..64], cursor.passed.acked);
@@ -318,6 +321,7 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
             dropped: at(88),
             skipped: at(96),
         },
+        frozen: LittleEndian::read_u32(&bytes[36..40]) != 0,
     };
     Some((at(8), cursor))
 }
@@ -346,6 +350,7 @@ mod tests {
                 dropped: 4,
                 skipped: 5,
             },
+            frozen: seq.is_multiple_of(2),
         }
     }
 

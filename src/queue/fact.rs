@@ -110,6 +110,12 @@ pub enum Fact {
         /// How many the output has passed so since it exists.
         total: u64,
     },
+    /// A person has said that an output which left the configuration does not come back: nothing waits
+    /// for it any more.
+    ForgottenOutput {
+        /// The output.
+        output: String,
+    },
 }
 
 impl Fact {

@@ -292,6 +292,12 @@ impl Ledger {
                 to,
                 total,
             } => self.spoil(output, (*from, *to), *total),
+            Fact::ForgottenOutput { output } => {
+                self.spoilt.remove(output);
+                for past in self.files.values_mut() {
+                    past.of.waits_for.retain(|waited| waited != output);
+                }
+            }
         }
     }
 

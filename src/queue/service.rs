@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,10 +26,11 @@ use super::Settings;
 use super::batch::Batch;
 use super::cursor::Cursor;
 use super::cursor::CursorFile;
-use super::cursor::Stored;
 use super::fact::Portion;
 use super::ledger::Ledger;
 use super::locked;
+use super::readers;
+use super::readers::Reader;
 use super::record::Draft;
 use super::recover::OpenError;
 use super::segment::Position;
@@ -136,6 +136,7 @@ pub struct Queue {
     level: watch::Receiver<Level>,
     ledger: Arc<Mutex<Ledger>>,
     marks: Marks,
+    frozen: Marks,
     abandoned: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<()>,
     finished: oneshot::Receiver<()>,
@@ -175,26 +176,6 @@ pub struct Start<'a> {
     pub outputs: &'a [Reader],
 }
 
-/// An output as the queue sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reader {
-    /// Its name.
-    pub output: String,
-    /// Where it begins if it is new here.
-    pub start: Begin,
-    /// Whether the queue holds its events as long as it takes.
-    pub required: bool,
-}
-
-/// Where a new output begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// With the next event.
-    Newest,
-    /// With the oldest event that is kept.
-    Oldest,
-}
-
 impl Queue {
     /// Opens the queue and starts to serve it. The caller holds the root's lock.
     ///
@@ -215,7 +196,7 @@ impl Queue {
             error,
         };
         let (writer, report) = Writer::open(disk.clone(), dir, settings.clone(), clock::now())?;
-        let cursors = open_cursors(&disk, dir, &writer, outputs).map_err(at_dir)?;
+        let cursors = readers::open_cursors(&disk, dir, &writer, outputs).map_err(at_dir)?;
         let marks: Marks = Arc::new(Mutex::new(
             outputs
                 .iter()
@@ -223,6 +204,7 @@ impl Queue {
                 .zip(cursors.iter().map(|(_, cursor)| *cursor))
                 .collect(),
         ));
+        let frozen = readers::freeze(&disk, dir, outputs).map_err(at_dir)?;
         let ledger = writer.ledger();
         let abandoned = Arc::new(AtomicBool::new(false));
         let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), 0, None));
@@ -272,6 +254,7 @@ impl Queue {
                 level,
                 ledger,
                 marks,
+                frozen: Arc::new(Mutex::new(frozen)),
                 abandoned,
                 thread,
                 finished,
@@ -305,6 +288,12 @@ impl Queue {
         self.marks.clone()
     }
 
+    /// How far the outputs were that left the configuration, to look at for a moment.
+    #[must_use]
+    pub fn frozen(&self) -> Marks {
+        self.frozen.clone()
+    }
+
     /// Closes the door and waits until everything handed over is on disk, with a checkpoint.
     /// What is still not on disk after `patience` (a full or failing disk) is refused to its sources.
     /// Returns only when every other [`Intake`] is gone too, or after `patience`.
@@ -328,46 +317,6 @@ impl Queue {
             tracing::error!("the queue's writer had panicked; what was captured is on disk");
         }
     }
-}
-
-/// Opens every output's cursor before the first event can be appended, so that a new one misses none.
-pub(crate) fn open_cursors(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    writer: &Writer,
-    outputs: &[Reader],
-) -> io::Result<Vec<(CursorFile, Cursor)>> {
-    let head = (writer.durable_end(), writer.captured_seq());
-    let oldest = writer.oldest()?;
-    let at = |(at, seq): (Position, u64)| Cursor {
-        at,
-        seq,
-        born: seq,
-        ..Cursor::default()
-    };
-    let mut cursors = Vec::new();
-    for Reader { output, start, .. } in outputs {
-        let (mut file, stored) = CursorFile::open(disk, dir, output)?;
-        let cursor = match stored {
-            Stored::Cursor(cursor) if cursor.at <= head.0 && cursor.seq <= head.1 => cursor,
-            Stored::Missing => at(match start {
-                Begin::Newest => head,
-                Begin::Oldest => oldest,
-            }),
-            Stored::Cursor(_) | Stored::Damaged => {
-                tracing::error!(
-                    output,
-                    "the cursor does not fit the queue: everything kept is sent again"
-                );
-                at(oldest)
-            }
-        };
-        if stored != Stored::Cursor(cursor) {
-            file.sync(&cursor)?;
-        }
-        cursors.push((file, cursor));
-    }
-    Ok(cursors)
 }
 
 type Closed = (Draft, Vec<(Answer, u32)>);

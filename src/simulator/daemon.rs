@@ -36,12 +36,12 @@ use crate::queue::batch::Batch;
 use crate::queue::cursor::Cursor;
 use crate::queue::locked;
 use crate::queue::log::LogReader;
+use crate::queue::readers::Begin;
+use crate::queue::readers::Reader;
+use crate::queue::readers::open_cursors;
 use crate::queue::record::Body;
 use crate::queue::record::Draft;
 use crate::queue::record::StoredEvents;
-use crate::queue::service::Begin;
-use crate::queue::service::Reader;
-use crate::queue::service::open_cursors;
 use crate::queue::writer::AppendError;
 use crate::queue::writer::Pressure;
 use crate::queue::writer::Writer;
@@ -271,6 +271,7 @@ impl Daemon {
                 | Effect::Tell(_)
                 | Effect::Retire { .. }
                 | Effect::Skip { .. }
+                | Effect::ForgetOutput { .. }
                 | Effect::Reply { .. }
                 | Effect::Report { .. }
                 | Effect::Say(_) => {}

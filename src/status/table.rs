@@ -369,6 +369,9 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
                 output.name
             ));
         }
+        if output.state == "frozen" {
+            lines.push(frozen(output));
+        }
         let error = output.last_error.iter();
         lines.extend(error.map(|why| format!("output {}: {why}", output.name)));
     }
@@ -381,7 +384,7 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
             ),
             (
                 output.dropped_events,
-                "were given up, as the queue was full",
+                "were given up, as the queue was full or the output not configured",
             ),
             (output.skipped_events, "were passed over by a person"),
         ];
@@ -491,10 +494,23 @@ fn ago(at: Timestamp, now: Timestamp) -> String {
     format!("{} ago", show_duration(now.since(at)))
 }
 
+fn frozen(output: &super::Output) -> String {
+    let name = &output.name;
+    let files = match output.waiting_files {
+        0 => "no file waits for it".to_owned(),
+        1 => "1 file waits for it".to_owned(),
+        files => format!("{files} files wait for it"),
+    };
+    format!(
+        "output {name}: it is not configured any more, and {files}; `spoolbeat outputs forget {name}` ends that"
+    )
+}
+
 fn output_paint(state: &str) -> Paint {
     match state {
         "connected" => Paint::Good,
         "down" => Paint::Bad,
+        "frozen" => Paint::Warn,
         _ => Paint::None,
     }
 }

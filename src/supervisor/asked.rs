@@ -46,6 +46,10 @@ impl Supervisor {
                 effects.push(Effect::Reload { ask: Some(ask) });
                 return;
             }
+            Request::ForgetOutput { output } => {
+                effects.push(Effect::ForgetOutput { ask, output });
+                return;
+            }
             Request::Trigger { job } => self.trigger(now, &job, effects),
             Request::Pause { job } => self.pause_job(&job, ask, effects),
             Request::Resume { job } => self.resume_job(now, &job, ask, effects),

@@ -204,6 +204,7 @@ impl Supervisor {
             Note::Queue(level) => self.level(now, &level, &mut effects),
             Note::OutputAnswered => self.output_answered(now, &mut effects),
             Note::Reread { ask, read } => self.reread(now, ask, read, &mut effects),
+            Note::Answered { ask, answer } => effects.push(Effect::Reply { ask, answer }),
             Note::Signal(Signal::Hangup) => effects.push(Effect::Reload { ask: None }),
             Note::Signal(Signal::Terminate) => self.terminate(now, &mut effects),
             Note::Asked { ask, request } => self.asked(now, ask, request, &mut effects),

@@ -70,6 +70,13 @@ pub enum Note {
         /// What it says, or all that is wrong with it.
         read: Result<Box<config::Root>, Vec<Problem>>,
     },
+    /// A question has found its answer.
+    Answered {
+        /// Whose.
+        ask: Ask,
+        /// The answer.
+        answer: Answer,
+    },
     /// The operating system tells us something.
     Signal(Signal),
     /// A person asks for something.
@@ -149,6 +156,14 @@ pub enum Effect {
         ask: Ask,
         /// All paused jobs.
         jobs: Vec<String>,
+    },
+    /// Have nothing wait for an output any more that left the configuration; answered by
+    /// [`Note::Answered`].
+    ForgetOutput {
+        /// Who asked for it.
+        ask: Ask,
+        /// The output.
+        output: String,
     },
     /// Make an event of what the daemon itself has to tell.
     Tell(Notice),

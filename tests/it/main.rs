@@ -13,6 +13,7 @@ mod defects;
 mod doctor;
 mod files;
 mod first_light;
+mod frozen;
 mod fuzz;
 mod harness;
 mod import;

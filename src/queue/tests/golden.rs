@@ -83,7 +83,13 @@ fn write(dir: &Path) {
         let mut last = portion(first + 202, 1, 10);
         last.parts[0].stream = Stream::Run;
         last.facts = match epoch {
-            3 => vec![files("read"), files("release")],
+            3 => vec![
+                files("read"),
+                files("release"),
+                Fact::ForgottenOutput {
+                    output: "old".into(),
+                },
+            ],
             _ => vec![ended(epoch)],
         };
         last.counters = Counters {

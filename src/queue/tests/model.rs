@@ -18,7 +18,7 @@ use super::super::cursor;
 use super::super::cursor::Cursor;
 use super::super::cursor::CursorFile;
 use super::super::inspect;
-use super::super::service::open_cursors;
+use super::super::readers::open_cursors;
 use super::*;
 use crate::fileid::FileId;
 use crate::fileid::Head;
