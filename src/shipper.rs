@@ -542,8 +542,7 @@ impl Shipper {
             self.stored = cursor;
             effects.push(Effect::Store(cursor));
         }
-        // What is given up is removed only when that is durable, and somebody waits for the room;
-        // a person waits for what is skipped.
+        // Somebody waits for what is given up or skipped, and may go on only when that is durable.
         let due = now >= self.sync_at || self.synced.seq < self.given_up.max(self.skipped);
         if self.stored != self.synced && due {
             self.synced = self.stored;
