@@ -177,9 +177,8 @@ pub struct Shipper {
     synced: Cursor,
     sync_at: Tick,
     windows: u64,
-    /// The events before this one are given up.
+    /// The events before these are given up, and skipped for a person.
     given_up: u64,
-    /// The events before this one are passed over for a person.
     skipped: u64,
 }
 
