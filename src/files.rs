@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,7 +25,11 @@ use crate::process;
 use crate::process::User;
 use crate::units::Timestamp;
 
+mod open;
 pub mod reach;
+
+use open::open_beneath;
+use open::open_plain;
 
 /// Most bytes of one folder: a job is scripts and samples, not data. Above: refused.
 pub const TREE_BYTES_MAX: u64 = 64 << 20;
@@ -169,6 +174,10 @@ pub fn walk(folder: &Path) -> io::Result<Tree> {
             continue;
         };
         match entry.metadata() {
+            Ok(meta) if meta.is_symlink() => {
+                let led = through_link(folder, &path);
+                tree.items.push(led.unwrap_or_else(|| item(path, &meta)));
+            }
             Ok(meta) => tree.items.push(item(path, &meta)),
             Err(error) => {
                 let error = io::Error::from(error);
@@ -216,12 +225,43 @@ fn item(path: String, meta: &fs::Metadata) -> Item {
     }
 }
 
+/// The plain file inside `folder` that the link at `path` leads to: so a Kubernetes ConfigMap is laid out,
+/// whose files are links into a hidden folder beside them. Who may write a folder on the way may choose
+/// the file, so those count for its mode and its owner. `None`: it leads elsewhere.
+fn through_link(folder: &Path, path: &str) -> Option<Item> {
+    let (file, meta) = open_beneath(folder, Path::new(path)).ok()?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let folder = fs::canonicalize(folder).ok()?;
+    let mut item = item(path.to_owned(), &meta);
+    let owner = item.uid;
+    for dir in real.ancestors().skip(1).take_while(|dir| **dir != folder) {
+        let meta = fs::symlink_metadata(dir)
+            .ok()
+            .filter(|_| dir.starts_with(&folder))?;
+        item.mode |= meta.mode() & 0o022;
+        if ![0, owner].contains(&meta.uid()) {
+            item.uid = meta.uid();
+        }
+    }
+    Some(item)
+}
+
 /// Looks at one entry, not following a link.
 ///
 /// # Errors
 /// What the operating system said.
 pub fn look(path: &Path) -> io::Result<Item> {
     Ok(item(String::new(), &fs::symlink_metadata(path)?))
+}
+
+/// Looks at an entry of a job's folder, as [`walk`] does.
+///
+/// # Errors
+/// What the operating system said.
+pub fn look_beneath(folder: &Path, path: &str) -> io::Result<Item> {
+    let item = look(&folder.join(path))?;
+    let led = (item.kind == Kind::Link).then(|| through_link(folder, path));
+    Ok(led.flatten().unwrap_or(item))
 }
 
 impl Tree {
@@ -393,7 +433,10 @@ impl Tree {
 fn strange_item(item: &Item) -> Option<String> {
     match item.kind {
         Kind::Link => {
-            return Some("is a symbolic link; put the file itself here".to_owned());
+            return Some(
+                "is a symbolic link to no file inside this folder; put the file itself here"
+                    .to_owned(),
+            );
         }
         Kind::Special => {
             return Some("is a FIFO, a socket or a device; only files and folders here".to_owned());
@@ -412,22 +455,6 @@ fn strange_item(item: &Item) -> Option<String> {
     None
 }
 
-/// Opens a plain file for reading: not through a link, and without waiting for the other end of a FIFO.
-fn open_plain(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a plain file",
-        ));
-    }
-    Ok((file, meta))
-}
-
 fn each_chunk(
     folder: &Path,
     item: &Item,
@@ -441,7 +468,7 @@ fn each_chunk(
             error,
         },
     };
-    let (file, meta) = process::as_user(reader, || open_plain(&folder.join(&item.path)))
+    let (file, meta) = process::as_user(reader, || open_beneath(folder, Path::new(&item.path)))
         .and_then(|opened| opened)
         .map_err(unusable)?;
     if (meta.dev(), meta.ino()) != item.identity || meta.len() != item.bytes {
@@ -475,7 +502,18 @@ pub fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
             "is a symbolic link",
         ));
     }
-    let (file, meta) = open_plain(path)?;
+    read_all(open_plain(path)?, max)
+}
+
+/// Reads a whole plain file of a job's folder, also through links that stay inside it.
+///
+/// # Errors
+/// As [`read_plain`].
+pub fn read_beneath(folder: &Path, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_all(open_beneath(folder, path)?, max)
+}
+
+fn read_all((file, meta): (fs::File, fs::Metadata), max: u64) -> io::Result<Vec<u8>> {
     let too_large = || {
         let limit = crate::units::show_bytes(max);
         io::Error::new(

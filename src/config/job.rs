@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::FILE_BYTES_MAX;
 use super::JOB_FILE;
 use super::Problem;
 use super::Standing;
@@ -18,7 +19,6 @@ use super::defaults::Defaults;
 use super::defaults::lay_over;
 use super::expand::is_name;
 use super::plugins::Plugins;
-use super::read_text;
 use super::reader::Leaf;
 use super::reader::Table;
 use super::reader::not_one_of;
@@ -28,6 +28,7 @@ use super::source::Lookup;
 use super::source::Origin;
 use super::source::Segment;
 use super::source::Source;
+use super::text_of;
 use super::variable;
 use crate::cleanup::Keep;
 use crate::event::OWN_JOB;
@@ -125,7 +126,8 @@ fn load_job_with(
         return Err(vec![Problem::of_file(format!("jobs/{name}"), message)]);
     }
     let path = folder.join(JOB_FILE);
-    let text = read_text(&path, &file).map_err(|mut problem| {
+    let read = crate::files::read_beneath(folder, Path::new(JOB_FILE), FILE_BYTES_MAX);
+    let text = text_of(read, &file).map_err(|mut problem| {
         if crate::files::look(&path).is_err() {
             let message = format!(
                 "; write one: [script] with {RUN_EXAMPLE} and [schedule] with every = \"5m\""
@@ -618,7 +620,7 @@ fn file_of(
         let message = format!("`{}` {why}; write {example}", run.value);
         table.refuse(run, message);
     };
-    match crate::files::look(&folder.join(&path)) {
+    match crate::files::look_beneath(folder, &path) {
         Ok(item) if item.kind == crate::files::Kind::File => return Some(path),
         Ok(_) => refuse("is not a plain file"),
         Err(_) if run.value.contains(' ') => {
@@ -649,7 +651,7 @@ fn check_language(
         return None;
     };
     let executable =
-        crate::files::look(&folder.join(file)).is_ok_and(|item| item.mode & 0o100 != 0);
+        crate::files::look_beneath(folder, file).is_ok_and(|item| item.mode & 0o100 != 0);
     if language == Language::Exec && !executable {
         let message = format!("`{file}` is not executable; run chmod +x {file}");
         table.refuse(run, message);

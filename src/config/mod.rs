@@ -103,8 +103,12 @@ impl fmt::Display for Problem {
 
 /// Reads the text of a configuration file that messages call `file`.
 fn read_text(path: &Path, file: &str) -> Result<String, Problem> {
+    text_of(files::read_plain(path, FILE_BYTES_MAX), file)
+}
+
+fn text_of(read: std::io::Result<Vec<u8>>, file: &str) -> Result<String, Problem> {
     let problem = |message| Problem::of_file(file.to_owned(), message);
-    let bytes = files::read_plain(path, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+    let bytes = read.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => problem("there is no such file".to_owned()),
         _ => problem(format!("cannot be read: {error}")),
     })?;

@@ -268,7 +268,7 @@ impl Base {
     }
 }
 
-fn openat2(
+pub(super) fn openat2(
     at: impl AsFd,
     path: &Path,
     flags: OFlags,

@@ -159,7 +159,7 @@ impl World {
             if call.verb == Verb::Read || frozen.load(Ordering::Relaxed) {
                 return match call.verb {
                     Verb::Read => Verdict::Go,
-                    _ => Verdict::Fail(libc::EIO),
+                    _ => Verdict::Fail(errno),
                 };
             }
             if left > 0 {

@@ -130,6 +130,10 @@ impl Inbox {
     }
 }
 
+/// The link of a Kubernetes ConfigMap through which all of its files are read: the kubelet changes
+/// them all at once by renaming another one over it.
+const CONFIG_MAP_DATA: &str = "..data";
+
 /// Where something happened.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
@@ -154,7 +158,8 @@ fn place(jobs: &Path, path: &Path) -> Place {
             _ => None,
         })
         .collect();
-    if names.iter().any(|name| is_passing(name)) {
+    let is_swap = names.len() == 2 && names[1] == CONFIG_MAP_DATA;
+    if names.iter().any(|name| is_passing(name)) && (!is_swap || is_passing(&names[0])) {
         return Place::Nowhere;
     }
     match names.as_slice() {
