@@ -117,8 +117,11 @@ impl CursorFile {
             slot: 0,
             written: None,
         };
-        let file = match disk.open(&opened.path, Open::Write) {
-            Ok(file) => file,
+        let read = || newest_slot(&*disk.open(&opened.path, Open::Write)?);
+        // An error of the moment is none the second time, and would have everything sent again.
+        let (slot, generation, cursor) = match read().or_else(|_| read()) {
+            Ok(Some(newest)) => newest,
+            Ok(None) => return Ok((opened, Stored::Damaged)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok((opened, Stored::Missing));
             }
@@ -127,16 +130,6 @@ impl CursorFile {
                 return Ok((opened, Stored::Damaged));
             }
             Err(error) => return Err(error),
-        };
-        let newest = match newest_slot(&*file) {
-            Err(error) if quarantine::is_lasting(&error) => {
-                tracing::error!(output, %error, "the cursor cannot be read; it gets a new file");
-                None
-            }
-            newest => newest?,
-        };
-        let Some((slot, generation, cursor)) = newest else {
-            return Ok((opened, Stored::Damaged));
         };
         opened.generation = generation;
         opened.slot = 1 - slot;

@@ -38,7 +38,7 @@ pub struct LogReader {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     at: Position,
-    /// Records below this number were read before: a block that lies twice is read once.
+    /// Records below this number were read before: what was written again is read once.
     floor: u64,
     current: Option<Current>,
 }
@@ -241,6 +241,10 @@ fn find(id: u64, file: &dyn DiskFile, from: u64, limit: u64) -> io::Result<Optio
 fn header_at(id: u64, file: &dyn DiskFile, at: u64, limit: u64) -> io::Result<Option<Header>> {
     let mut bytes = [0; record::HEADER_BYTES];
     let read = file.read_at(at, &mut bytes)?;
-    let header = Header::read(id, &bytes[..read]);
+    let place = Position {
+        segment: id,
+        offset: at,
+    };
+    let header = Header::read(place, &bytes[..read]);
     Ok(header.filter(|header| at + header.record_bytes() <= limit))
 }

@@ -8,6 +8,7 @@ use byteorder::LittleEndian;
 use super::fact::Counters;
 use super::fact::Fact;
 use super::fact::Part;
+use super::segment::Position;
 use crate::event::Route;
 use crate::event::Stream;
 use crate::units::Timestamp;
@@ -199,17 +200,17 @@ impl Draft {
     }
 }
 
-/// Fills in the header in front of a record's body, for segment `segment`.
-pub(crate) fn seal(record: &mut [u8], segment: u64, mut header: Header) {
+/// Fills in the header in front of a record's body, for its place in the log.
+pub(crate) fn seal(record: &mut [u8], at: Position, mut header: Header) {
     let body = &record[HEADER_BYTES..];
     header.body_bytes = u32::try_from(body.len()).expect("checked against BODY_BYTES_MAX");
-    header.body_crc = body_crc(segment, header.number, body);
-    record[..HEADER_BYTES].copy_from_slice(&header.write(segment));
+    header.body_crc = body_crc(at.segment, header.number, body);
+    record[..HEADER_BYTES].copy_from_slice(&header.write(at));
 }
 
 impl Header {
-    /// The header's bytes in segment `segment`.
-    pub(crate) fn write(&self, segment: u64) -> [u8; HEADER_BYTES] {
+    /// The header's bytes at this place in the log.
+    pub(crate) fn write(&self, at: Position) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC);
         LittleEndian::write_u32(&mut out[8..12], self.body_bytes);
@@ -223,17 +224,15 @@ impl Header {
         let flags = flag(self.zlib, FLAG_ZLIB) | flag(self.settled, FLAG_SETTLED);
         LittleEndian::write_u32(&mut out[44..48], flags);
         LittleEndian::write_i64(&mut out[48..56], self.at.0);
-        let crc = header_crc(segment, &out);
+        let crc = header_crc(at, &out);
         LittleEndian::write_u32(&mut out[4..8], crc);
         out
     }
 
-    /// Reads a header in segment `segment`; `None` when these bytes are none.
-    pub(crate) fn read(segment: u64, bytes: &[u8]) -> Option<Self> {
+    /// Reads the header at this place in the log; `None` when these bytes are none.
+    pub(crate) fn read(at: Position, bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
-        if bytes[0..4] != MAGIC
-            || LittleEndian::read_u32(&bytes[4..8]) != header_crc(segment, bytes)
-        {
+        if bytes[0..4] != MAGIC || LittleEndian::read_u32(&bytes[4..8]) != header_crc(at, bytes) {
             return None;
         }
         let flags = LittleEndian::read_u32(&bytes[44..48]);
@@ -259,10 +258,12 @@ impl Header {
     }
 }
 
-/// The segment's id is in the checksum, so that a block of an older segment is never taken for a record.
-fn header_crc(segment: u64, bytes: &[u8; HEADER_BYTES]) -> u32 {
+/// The place is in the checksum, so that a block of an older segment, or one that lies twice, is never
+/// taken for a record.
+fn header_crc(at: Position, bytes: &[u8; HEADER_BYTES]) -> u32 {
     let mut hash = crc32fast::Hasher::new();
-    hash.update(&segment.to_le_bytes());
+    hash.update(&at.segment.to_le_bytes());
+    hash.update(&at.offset.to_le_bytes());
     hash.update(&bytes[8..]);
     hash.finalize()
 }
@@ -425,6 +426,11 @@ mod tests {
     use super::*;
     use crate::event::Frames;
 
+    const AT: Position = Position {
+        segment: 7,
+        offset: 56,
+    };
+
     fn draft() -> Draft {
         let mut frames = Frames::default();
         frames.push(|out| out.extend_from_slice(br#"{"message":"a"}"#));
@@ -467,8 +473,8 @@ mod tests {
     fn a_record_reads_back_as_written() {
         let draft = draft();
         let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, 7, draft.header(3, 40, false, Timestamp(5)));
-        let header = Header::read(7, &bytes).unwrap();
+        seal(&mut bytes, AT, draft.header(3, 40, false, Timestamp(5)));
+        let header = Header::read(AT, &bytes).unwrap();
         assert_eq!(
             (header.number, header.seq, header.count, header.at),
             (3, 40, 2, Timestamp(5))
@@ -486,9 +492,9 @@ mod tests {
     fn every_flipped_bit_and_every_cut_of_a_record_is_seen() {
         let draft = draft();
         let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, 7, draft.header(3, 40, false, Timestamp(5)));
+        seal(&mut bytes, AT, draft.header(3, 40, false, Timestamp(5)));
         let whole = |bytes: &[u8]| {
-            Header::read(7, bytes).is_some_and(|header| header.fits(7, &bytes[HEADER_BYTES..]))
+            Header::read(AT, bytes).is_some_and(|header| header.fits(7, &bytes[HEADER_BYTES..]))
         };
         assert!(whole(&bytes));
         for bit in 0..bytes.len() * 8 {
@@ -499,8 +505,12 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(!whole(&bytes[..cut]), "cut at {cut}");
         }
+        let other = Position { segment: 8, ..AT };
+        let behind = Position { offset: 57, ..AT };
         assert!(
-            Header::read(8, &bytes).is_none(),
+            [other, behind]
+                .iter()
+                .all(|at| Header::read(*at, &bytes).is_none()),
             "a record of another segment is no record here"
         );
     }

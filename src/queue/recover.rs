@@ -128,7 +128,8 @@ pub(crate) fn recover(
         disk.sync_dir(above).map_err(at_dir)?;
     }
     let mut found = loop {
-        match survey(disk, dir) {
+        // An error of the moment is none the second time.
+        match survey(disk, dir).or_else(|_| survey(disk, dir)) {
             // Each turn takes a segment away, so there is an end to it.
             Err(OpenError::Disk { path, error }) if quarantine::is_lasting(&error) => {
                 let name = path.file_name().and_then(|name| name.to_str());

@@ -36,6 +36,8 @@ use crate::units::Timestamp;
 
 mod bench;
 mod crash;
+mod damage;
+mod errno;
 mod golden;
 mod model;
 

@@ -90,6 +90,14 @@ struct Active {
 }
 
 impl Active {
+    /// Where the next record will lie.
+    const fn place(&self) -> Position {
+        Position {
+            segment: self.id,
+            offset: self.end,
+        }
+    }
+
     /// Makes what is written durable; fails for ever once it has failed.
     fn sync(&mut self) -> io::Result<()> {
         if self.poisoned {
@@ -264,7 +272,7 @@ impl Writer {
         }
         let settled = self.active.synced == self.active.end;
         let header = draft.header(self.next_number, self.next_seq, settled, now);
-        record::seal(&mut bytes, self.active.id, header);
+        record::seal(&mut bytes, self.active.place(), header);
         let mut written = self.active.file.write_at(self.active.end, &bytes);
         if written.is_err() && vital && self.give_reserve() {
             written = self.active.file.write_at(self.active.end, &bytes);
@@ -351,7 +359,7 @@ impl Writer {
         };
         let mut fresh = create_over(&*self.disk, &self.dir, head)?;
         for pending in &mut self.tail {
-            record::seal(&mut pending.bytes, fresh.id, pending.header);
+            record::seal(&mut pending.bytes, fresh.place(), pending.header);
             fresh.file.write_at(fresh.end, &pending.bytes)?;
             fresh.end += pending.bytes.len() as u64;
         }

@@ -260,7 +260,11 @@ fn a_newer_format_is_refused_by_name_and_nothing_is_touched() {
     let mut record = draft(portion(0, 1, 5)).record().unwrap();
     record.extend_from_slice(&[0xe7, 3, 1, 0, 0, 0, 0, 0]);
     let header = draft(portion(0, 1, 5)).header(10, 610, true, Timestamp(1));
-    record::seal(&mut record, segment::id_of(last).unwrap(), header);
+    let place = Position {
+        segment: segment::id_of(last).unwrap(),
+        offset: bytes.len() as u64,
+    };
+    record::seal(&mut record, place, header);
     bytes.extend_from_slice(&record);
     std::fs::write(dir.join(last), bytes).unwrap();
     refused(&dir, last, "a record of an unknown kind");
