@@ -1,6 +1,6 @@
 //! `spoolbeat import`: job folders that do what another program's configuration says.
 //!
-//! Each kind of configuration has a file of its own, which turns values into [`Draft`]s and says
+//! Each kind of configuration has a file of its own, which turns values into `Draft`s and says
 //! what could not be carried over. Folders appear whole, by rename. Must never change a job or a
 //! configuration that is there, and never run anything.
 

@@ -38,7 +38,10 @@ pub(super) struct Oracle {
     captured: BTreeMap<u64, Captured>,
     ids: BTreeSet<String>,
     outputs: BTreeMap<String, Arrived>,
-    ticks: BTreeSet<(String, i64)>,
+    /// With how often the clock had been set back when each was due.
+    ticks: BTreeSet<(String, u32, i64)>,
+    /// How often the wall clock was set back: its minutes come again.
+    pub(super) set_back: u32,
     spawned: BTreeSet<RunId>,
     ended: BTreeSet<RunId>,
     /// Events that nobody was promised and that survived.
@@ -165,18 +168,13 @@ impl Oracle {
         self.synced(output, cursor);
     }
 
-    /// A script was started.
-    pub(super) fn spawned(&mut self, job: &str, run: &RunId, tick: Option<i64>) {
+    /// A script was started, for a tick that was due after `set_back` steps back of the clock.
+    pub(super) fn spawned(&mut self, job: &str, run: &RunId, tick: Option<i64>, set_back: u32) {
         assert!(self.spawned.insert(run.clone()), "{run} was started twice");
         if let Some(tick) = tick {
-            let fresh = self.ticks.insert((job.to_owned(), tick));
+            let fresh = self.ticks.insert((job.to_owned(), set_back, tick));
             assert!(fresh, "P14: {job} ran twice for the tick {tick}");
         }
-    }
-
-    /// The wall clock was set back: its minutes come again.
-    pub(super) fn set_back(&mut self) {
-        self.ticks.clear();
     }
 
     /// A run's end was captured.

@@ -66,6 +66,8 @@ pub(super) struct Running {
     uncaptured: u32,
     started_at: Timestamp,
     started: Tick,
+    /// How often the clock had been set back when it was due.
+    set_back: u32,
     ended: Option<(Outcome, Option<Exit>, Timestamp)>,
 }
 
@@ -107,6 +109,7 @@ impl Running {
             uncaptured: 1,
             started_at: out.now.wall,
             started: out.now.tick,
+            set_back: out.oracle.set_back,
             ended: None,
             spec,
         };
@@ -255,7 +258,7 @@ impl Running {
     fn spawn(&mut self, out: &mut Outside, portions: &mut Vec<Portion>) {
         let tick = self.spec.scheduled_at.map(|at| at.0);
         let job = &self.spec.job.name;
-        out.oracle.spawned(job, &self.spec.run, tick);
+        out.oracle.spawned(job, &self.spec.run, tick, self.set_back);
         if out.chance.one_in(40) {
             self.tell(run::Input::CouldNotStart, out, portions);
             return;

@@ -221,7 +221,7 @@ impl World {
             _ => -3_600_000,
         };
         if by < 0 {
-            self.out.oracle.set_back();
+            self.out.oracle.set_back += 1;
         }
         self.out.now.wall = Timestamp(self.out.now.wall.0 + by);
     }
