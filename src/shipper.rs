@@ -20,6 +20,7 @@ pub mod driver;
 mod lane;
 mod load;
 mod pass;
+mod pick;
 mod trail;
 mod view;
 
@@ -27,7 +28,6 @@ mod view;
 mod tests;
 
 use doubt::Doubt;
-use doubt::UNPROVEN_MAX;
 use lane::Lane;
 use lane::Link;
 use load::Found;
@@ -140,22 +140,11 @@ struct Loading {
     span: Option<SpanId>,
 }
 
-/// What a lane is to send next.
-#[derive(Debug, PartialEq, Eq)]
-enum Pick {
-    /// A span that waits.
-    Again(SpanId),
-    /// A span, but first cut off and leave so many of its events.
-    Behind(SpanId, u64),
-    /// What comes next in the log.
-    Next,
-    /// Nothing, but it has to be known what comes next in the log.
-    Look,
-}
-
 /// One output's state.
 #[derive(Debug)]
 pub struct Shipper {
+    /// Its name, for the log.
+    output: String,
     plan: Plan,
     lanes: Vec<Lane>,
     /// The lane that is asked first for the next window.
@@ -166,6 +155,8 @@ pub struct Shipper {
     loading: Option<Loading>,
     /// The log has been read to the end of what may be read.
     at_end: bool,
+    /// What comes next in the log is for this output: only a connection leads on.
+    mine_next: bool,
     /// A dead letter is being written.
     setting_aside: Option<SpanId>,
     /// The disk failed; it is left alone until then.
@@ -183,10 +174,10 @@ pub struct Shipper {
 }
 
 impl Shipper {
-    /// A shipper whose output is at `cursor`. `salt` spreads the first hosts and the retries of many
-    /// daemons.
+    /// A shipper for the output of this name, which is at `cursor`. `salt` spreads the first hosts and
+    /// the retries of many daemons.
     #[must_use]
-    pub fn new(plan: Plan, cursor: Cursor, salt: u64) -> Self {
+    pub fn new(output: &str, plan: Plan, cursor: Cursor, salt: u64) -> Self {
         let hosts = plan.hosts.len();
         let lane = |host: usize| Lane::new(host, &plan, salt.wrapping_add(host as u64));
         let lanes = if plan.loadbalance {
@@ -195,12 +186,14 @@ impl Shipper {
             vec![lane(usize::try_from(salt % hosts as u64).unwrap_or(0))]
         };
         Self {
+            output: output.to_owned(),
             lanes,
             turn: 0,
             trail: Trail::new(cursor),
             acked: vec![0; hosts],
             loading: None,
             at_end: false,
+            mine_next: false,
             setting_aside: None,
             disk_after: None,
             trouble: None,
@@ -242,14 +235,14 @@ impl Shipper {
             Input::Skip(seq) => self.skip(seq, now, &mut effects),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
-                tracing::error!(%reason, "the queue cannot be read; it is tried again");
-                self.loading = None;
+                tracing::error!(output = self.output, %reason, "the queue cannot be read; it is tried again");
+                (self.loading, self.mine_next) = (None, false);
                 self.disk_after = Some(now.after(RETRY_EVERY));
                 self.trouble = Some(format!("the queue cannot be read: {reason}"));
             }
             Input::SetAside(kept) => self.was_set_aside(kept),
             Input::SetAsideFailed(reason) => {
-                tracing::error!(%reason, "a refused event cannot be set aside; it is tried again");
+                tracing::error!(output = self.output, %reason, "a refused event cannot be set aside; it is tried again");
                 self.setting_aside = None;
                 self.disk_after = Some(now.after(RETRY_EVERY));
                 self.trouble = Some(format!("a refused event cannot be set aside: {reason}"));
@@ -349,8 +342,12 @@ impl Shipper {
             self.trouble = None;
         }
         let span = match loaded.found {
-            Found::Next { steps, at_end } => {
-                self.at_end = at_end;
+            Found::Next {
+                steps,
+                at_end,
+                mine_next,
+            } => {
+                (self.at_end, self.mine_next) = (at_end, mine_next);
                 self.trail.read(steps)
             }
             Found::Again { damaged } => {
@@ -417,7 +414,12 @@ impl Shipper {
         if was_up && flying.is_empty() && !self.wants(&self.lanes[number]) {
             // A server that closes an idle connection is right to do so.
             let host = self.host(&self.lanes[number]);
-            tracing::debug!(host, reason = broken.reason, "idle connection ended");
+            tracing::debug!(
+                output = self.output,
+                host,
+                reason = broken.reason,
+                "idle connection ended"
+            );
             self.lanes[number].link = Link::Down { retry_at: now };
             return;
         }
@@ -517,6 +519,7 @@ impl Shipper {
         let lane = &mut self.lanes[number];
         let wait = lane.back_off(&self.plan, halving);
         tracing::warn!(
+            output = self.output,
             host = self.plan.hosts[lane.host],
             error = reason,
             retry_in = crate::units::show_duration(wait),
@@ -600,94 +603,6 @@ impl Shipper {
         lane.link = Link::Connecting;
         let host = self.plan.hosts[lane.host].clone();
         effects.push(Effect::Connect(number, host));
-    }
-
-    fn load(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        if self.load_over(effects) {
-            return;
-        }
-        let lanes = self.lanes.len();
-        for number in (0..lanes).map(|n| (self.turn + n) % lanes) {
-            let lane = &self.lanes[number];
-            if !lane.can_send(self.plan.ttl, now) {
-                continue;
-            }
-            let Some(pick) = self.pick(lane, now) else {
-                continue;
-            };
-            let most = lane.most;
-            let (lane, span) = match pick {
-                Pick::Again(id) => (Some(number), Some(id)),
-                Pick::Behind(id, events) => (Some(number), self.trail.split(id, events)),
-                Pick::Next => (Some(number), None),
-                Pick::Look => (None, None),
-            };
-            let order = match span.and_then(|id| self.trail.span(id)) {
-                Some(span) => Order::Again(span.sent().copied().collect()),
-                None => Order::Next,
-            };
-            self.turn = (number + 1) % lanes;
-            self.loading = Some(Loading { lane, span });
-            let most = if lane.is_some() {
-                most
-            } else {
-                self.plan.bulk_max_size
-            };
-            effects.push(Effect::Load(order, most));
-            return;
-        }
-    }
-
-    /// What a lane that may send is to send.
-    fn pick(&self, lane: &Lane, now: Tick) -> Option<Pick> {
-        let idle = lane.flying.is_empty();
-        let in_doubt = |fresh: bool| {
-            let waiting = self.trail.spans().filter_map(move |span| {
-                let doubt = span.doubt.as_ref()?;
-                let fits = !fresh || doubt.is_fresh(lane.host, &self.acked);
-                (span.holder == Holder::Waiting && fits).then_some((doubt.tries(), span.id))
-            });
-            waiting.min().map(|(_, id)| Pick::Again(id))
-        };
-        // The host has shown that it works: an event in doubt is tried again, alone.
-        if let Some(pick) = in_doubt(true) {
-            return idle.then_some(pick);
-        }
-        self.pick_clean(now)
-            .or_else(|| idle.then(|| in_doubt(false)).flatten())
-    }
-
-    /// The next events against which nothing speaks.
-    fn pick_clean(&self, now: Tick) -> Option<Pick> {
-        let unproven = self.unproven();
-        let mut doubts = self.trail.spans().filter_map(|span| span.doubt.as_ref());
-        let ordered = !self.plan.loadbalance && unproven > 0;
-        if unproven >= UNPROVEN_MAX || (ordered && doubts.all(|doubt| doubt.is_first(now))) {
-            return None;
-        }
-        let full = u64::from(self.plan.bulk_max_size) * AHEAD_WINDOWS_MAX;
-        let may_read = !self.at_end && self.trail.ahead() < full;
-        let mut leap = doubt::leap(unproven);
-        let mut last = None;
-        for span in self.trail.spans().filter(|span| span.is_clean()) {
-            let events = span.events();
-            if leap < events {
-                return Some(if leap == 0 {
-                    Pick::Again(span.id)
-                } else {
-                    Pick::Behind(span.id, leap)
-                });
-            }
-            leap -= events;
-            last = Some((span.id, events));
-        }
-        match last {
-            None if may_read && leap == 0 => Some(Pick::Next),
-            _ if may_read => Some(Pick::Look),
-            Some((id, 1)) => Some(Pick::Again(id)),
-            Some((id, events)) => Some(Pick::Behind(id, events - 1)),
-            None => None,
-        }
     }
 }
 

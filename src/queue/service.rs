@@ -464,6 +464,7 @@ impl Server {
             };
         }
         self.commit();
+        self.publish(None);
         for (answer, seq) in answers {
             // A source that went away does not want to know.
             drop(answer.send(Ok(Seq(seq))));
@@ -500,7 +501,8 @@ impl Server {
         }
     }
 
-    /// Commits, waiting as long as it takes: an event is captured only when it is on disk.
+    /// Commits, waiting as long as it takes: an event is captured only when it is on disk. The caller
+    /// publishes what that makes readable.
     fn commit(&mut self) {
         if let Durability::Interval(_) = self.settings.durability {
             self.writer.trust_page_cache();
@@ -517,7 +519,6 @@ impl Server {
             self.publish(Some(format!("events cannot be made durable: {error}")));
             clock::pause(RETRY_EVERY);
         }
-        self.publish(None);
     }
 
     fn look_after(&mut self) {

@@ -74,8 +74,8 @@ pub async fn ship(
         ports: plan.hosts.iter().map(|_| Port::Closed).collect(),
         first: 0,
     };
+    let mut shipper = Shipper::new(&tap.output, plan, cursor, salt);
     let mut hands = Hands::new(tap, &settings, dead_letters);
-    let mut shipper = Shipper::new(plan, cursor, salt);
     let mut queue_gone = false;
     let mut effects: VecDeque<Effect> = shipper.step(Input::Clock, clock::tick()).into();
     loop {
@@ -343,7 +343,11 @@ impl Hands {
     ) -> Result<bool, String> {
         let event = self.loader.event(step, end);
         let Some(event) = event.map_err(|error| error.to_string())? else {
-            tracing::error!(seq = step.seq, "a refused event cannot be read any more");
+            tracing::error!(
+                output = self.output,
+                seq = step.seq,
+                "a refused event cannot be read any more"
+            );
             return Ok(false);
         };
         tracing::warn!(

@@ -35,6 +35,8 @@ const RECORDS_MAX: usize = 4096;
 pub(crate) enum Order {
     /// The next events of the log.
     Next,
+    /// None: only what lies before the next event for this output is passed.
+    Foreign,
     /// None of the events before this one: they are passed in this way.
     PassOver(u64, Way),
     /// Those of these steps, whose events are all to be sent.
@@ -59,6 +61,8 @@ pub(crate) enum Found {
         steps: Vec<Step>,
         /// Whether the end of what may be read was reached.
         at_end: bool,
+        /// Whether what comes next is known to be for this output.
+        mine_next: bool,
     },
     /// The window holds as many events of the steps as fit, from the first on.
     Again {
@@ -139,6 +143,7 @@ impl Loader {
         };
         let loaded = match order {
             Order::Next => self.next(end, next_seq),
+            Order::Foreign => self.foreign(end, next_seq),
             Order::PassOver(until, way) => self.pass_over(*until, *way, end, next_seq),
             Order::Again(steps) => self.again(steps, most, end),
         };
@@ -175,7 +180,37 @@ impl Loader {
         }
         Ok(Loaded {
             window: window.or_else(|| self.builder.finish()),
-            found: Found::Next { steps, at_end },
+            found: self.read(steps, at_end),
+        })
+    }
+
+    const fn read(&self, steps: Vec<Step>, at_end: bool) -> Found {
+        Found::Next {
+            steps,
+            at_end,
+            mine_next: self.held.is_some(),
+        }
+    }
+
+    fn foreign(&mut self, end: Position, next_seq: u64) -> io::Result<Loaded> {
+        let mut steps = Vec::new();
+        let mut at_end = false;
+        for _ in 0..RECORDS_MAX {
+            if self.held.is_some() || at_end {
+                break;
+            }
+            match self.next_record(end, &mut steps)? {
+                Next::Held(held) => self.held = Some(held),
+                Next::Passed => {}
+                Next::End => {
+                    self.pass_damaged(end, next_seq, end, &mut steps);
+                    at_end = true;
+                }
+            }
+        }
+        Ok(Loaded {
+            window: None,
+            found: self.read(steps, at_end),
         })
     }
 
@@ -216,10 +251,7 @@ impl Loader {
         }
         Ok(Loaded {
             window: None,
-            found: Found::Next {
-                steps,
-                at_end: false,
-            },
+            found: self.read(steps, false),
         })
     }
 
@@ -229,7 +261,7 @@ impl Loader {
         let mut events = 0;
         for step in steps {
             let Some((count, stored)) = self.stored(step.at, end)? else {
-                tracing::error!(at = ?step.at, events = step.events, "a record is damaged; its events are lost to this output");
+                tracing::error!(output = self.output, at = ?step.at, events = step.events, "a record is damaged; its events are lost to this output");
                 self.quarantine(step.at, step.next, (step.seq, step.events));
                 damaged.push(step.at);
                 continue;
@@ -244,7 +276,7 @@ impl Loader {
                 break;
             }
             let Ok(frames) = stored.frames() else {
-                tracing::error!(at = ?step.at, events = step.events, "a record's events cannot be read and are passed over");
+                tracing::error!(output = self.output, at = ?step.at, events = step.events, "a record's events cannot be read and are passed over");
                 damaged.push(step.at);
                 continue;
             };
@@ -303,7 +335,7 @@ impl Loader {
             None => match held.stored.clone().frames() {
                 Ok(frames) => frames,
                 Err(error) => {
-                    tracing::error!(at = ?held.found.at, %error, "a record's events cannot be read and are passed over");
+                    tracing::error!(output = self.output, at = ?held.found.at, %error, "a record's events cannot be read and are passed over");
                     steps.push(Step {
                         at: held.found.at,
                         done: held.from,
@@ -349,6 +381,7 @@ impl Loader {
         let events = seq.saturating_sub(self.seq);
         if events > 0 {
             tracing::error!(
+                output = self.output,
                 events,
                 from = self.seq,
                 "events in a damaged part of the queue are lost to this output"
@@ -383,7 +416,7 @@ impl Loader {
             // Missing as a whole: set aside already, or somebody's doing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(%error, ?at, "a damaged part of the queue could not be set aside")
+                tracing::warn!(output = self.output, %error, ?at, "a damaged part of the queue could not be set aside")
             }
             Ok(_) => {}
         }
@@ -401,7 +434,7 @@ impl Loader {
         if let Err(error) =
             quarantine::move_segment(&*self.disk, &self.dir, id, &reason, clock::now())
         {
-            tracing::warn!(%error, ?at, "a segment that cannot be read could not be set aside");
+            tracing::warn!(output = self.output, %error, ?at, "a segment that cannot be read could not be set aside");
         }
         self.reader = LogReader::new(self.disk.clone(), &self.dir, at);
         self.again = LogReader::new(self.disk.clone(), &self.dir, at);
@@ -439,7 +472,7 @@ impl Loader {
             .body(&found)?
             .and_then(|bytes| Body::read(&bytes).ok())
         else {
-            tracing::error!(at = ?found.at, events = rest, "a record is damaged; its events are lost to this output");
+            tracing::error!(output = self.output, at = ?found.at, events = rest, "a record is damaged; its events are lost to this output");
             self.quarantine(found.at, Some(found.next), (seq, rest));
             steps.push(pass(Way::Damaged));
             return Ok(Next::Passed);

@@ -42,6 +42,7 @@ impl Shipper {
             return;
         }
         tracing::warn!(
+            output = self.output,
             from,
             to = seq,
             "the queue is full: events are given up for an output that it does not hold them for"
@@ -56,7 +57,12 @@ impl Shipper {
         if seq <= self.skipped || seq <= from {
             return;
         }
-        tracing::warn!(from, to = seq, "events are skipped, as a person has said");
+        tracing::warn!(
+            output = self.output,
+            from,
+            to = seq,
+            "events are skipped, as a person has said"
+        );
         self.skipped = seq;
         self.pass_over(seq, Way::Skipped, now, effects);
     }

@@ -136,6 +136,8 @@ struct World {
     dialled: Vec<String>,
     /// Hosts that nobody can connect to.
     dead: BTreeSet<String>,
+    /// Hosts that never say whether somebody can.
+    silent: BTreeSet<String>,
     stored: Cursor,
     mine: BTreeSet<u64>,
     /// What is neither acknowledged nor set aside.
@@ -151,6 +153,13 @@ struct World {
 
 impl World {
     fn new(settings: Settings, records: &[u32], foreign: bool) -> Self {
+        let mut world = Self::before(settings, records, foreign);
+        world.input(Input::Clock);
+        world
+    }
+
+    /// Before the shipper's first step.
+    fn before(settings: Settings, records: &[u32], foreign: bool) -> Self {
         let disk = MemDisk::default();
         let (writer, mine) = queue(&disk, records, foreign);
         let cursor = Cursor {
@@ -163,7 +172,7 @@ impl World {
             ..Cursor::default()
         };
         let disk = Arc::new(disk);
-        let mut world = Self {
+        Self {
             loader: Loader::new(disk, Path::new("/q"), "out", &cursor, settings.limits()),
             end: writer.durable_end(),
             next_seq: writer.captured_seq(),
@@ -172,7 +181,8 @@ impl World {
             peers: settings.hosts.iter().map(|_| None).collect(),
             dialled: Vec::new(),
             dead: BTreeSet::new(),
-            shipper: Shipper::new(settings.plan(), cursor, 0),
+            silent: BTreeSet::new(),
+            shipper: Shipper::new("out", settings.plan(), cursor, 0),
             stored: cursor,
             open: mine.clone(),
             mine,
@@ -182,9 +192,7 @@ impl World {
             came: BTreeMap::new(),
             order: Vec::new(),
             most_open: 0,
-        };
-        world.input(Input::Clock);
-        world
+        }
     }
 
     fn input(&mut self, input: Input<'_>) {
@@ -203,6 +211,9 @@ impl World {
                 self.dialled.push(host.clone());
                 if self.dead.contains(&host) {
                     return Some(lost(lane, Cause::Unreachable));
+                }
+                if self.silent.contains(&host) {
+                    return None;
                 }
                 assert!(self.peers[lane].is_none(), "the former one was closed");
                 self.peers[lane] = Some(Peer {
@@ -255,7 +266,8 @@ impl World {
         }
     }
 
-    /// The cursor is exactly behind the contiguous prefix of what is done with.
+    /// The cursor is exactly behind the contiguous prefix of what is done with; without a connection
+    /// also behind what is for others.
     fn check_cursor(&self) {
         let first = self.open.first().copied().unwrap_or(u64::MAX);
         let at = self.stored.seq;
@@ -265,6 +277,13 @@ impl World {
             first,
             "the cursor lags behind at {at}"
         );
+        if self.peers.iter().all(Option::is_none) {
+            assert_eq!(
+                at,
+                first.min(self.next_seq),
+                "what is for others holds it up"
+            );
+        }
     }
 
     fn take(&mut self, lane: usize, bytes: &[u8]) {
@@ -518,9 +537,9 @@ fn a_server_that_never_answers_is_left_after_the_timeout_and_the_next_host_tried
 fn the_first_host_is_by_chance_and_the_back_off_ends_with_progress_not_with_a_connection() {
     let cursor = Cursor::default();
     for salt in 0..3 {
-        let mut shipper = Shipper::new(settings(3).plan(), cursor, salt);
+        let mut shipper = Shipper::new("out", settings(3).plan(), cursor, salt);
         let effects = shipper.step(Input::Clock, Tick(0));
-        assert_eq!(effects, [Effect::Connect(0, format!("{salt}:5044"))]);
+        assert_eq!(effects[0], Effect::Connect(0, format!("{salt}:5044")));
     }
     let mut world = World::new(settings(1), &[500], false);
     let mut waits = Vec::new();
@@ -537,6 +556,61 @@ fn the_first_host_is_by_chance_and_the_back_off_ends_with_progress_not_with_a_co
     world.lose(0, Cause::Unreachable);
     let retry = world.shipper.wake_at().unwrap();
     assert!(retry.since(world.now) <= Duration::from_secs(1));
+}
+
+#[test]
+fn an_output_that_is_down_passes_what_is_for_others_and_nothing_of_its_own() {
+    // Each third record is for another output.
+    let records = [0, 0, 5, 0, 0, 6, 3, 2, 4, 0, 0, 7];
+    for loadbalance in [false, true] {
+        let settings = || Settings {
+            loadbalance,
+            ..settings(2)
+        };
+        let hosts: BTreeSet<String> = settings().hosts.into_iter().collect();
+        let mut refused = World::before(settings(), &records, true);
+        refused.dead.clone_from(&hosts);
+        let mut silent = World::before(settings(), &records, true);
+        silent.silent.clone_from(&hosts);
+        for mut world in [refused, silent] {
+            let (all_end, next_seq) = (world.end, world.next_seq);
+            world.input(Input::Clock);
+            assert_eq!((world.stored.seq, world.stored.passed.not_mine), (12, 11));
+            world.now = world.now.after(Duration::from_secs(1));
+            world.input(Input::Clock);
+            assert!(world.shipper.is_through(12), "the cursor is durable");
+            assert_eq!(world.shipper.view(next_seq).waiting, 16);
+            assert!(world.order.is_empty() && world.aside.is_empty());
+            // Given up, its own let the ones behind them be passed too.
+            world.open.retain(|n| *n >= 14);
+            world.mine.retain(|n| *n >= 14);
+            world.input(Input::GiveUp(14));
+            assert_eq!((world.stored.seq, world.stored.passed.dropped), (14, 2));
+            world.open.clear();
+            world.mine.clear();
+            world.input(Input::GiveUp(17));
+            let passed = world.stored.passed;
+            assert_eq!((passed.dropped, passed.not_mine, passed.acked), (5, 22, 0));
+            assert_eq!((world.stored.seq, world.stored.at), (next_seq, all_end));
+            world.now = world.now.after(Duration::from_secs(1));
+            world.input(Input::Clock);
+            assert!(world.shipper.is_through(next_seq));
+        }
+    }
+}
+
+#[test]
+fn what_was_passed_without_a_connection_is_not_sent_and_all_else_is_sent_once() {
+    let records = [0, 0, 5, 3, 2, 4, 0, 0, 7, 1];
+    let mut world = World::before(settings(1), &records, true);
+    world.dead.insert("0:5044".to_owned());
+    world.input(Input::Clock);
+    assert_eq!(world.stored.passed.not_mine, 5);
+    world.dead.clear();
+    assert!(world.serve(|_, _, _| Verdict::Ack));
+    world.assert_all(&[]);
+    assert!(world.came.values().all(|times| *times == 1));
+    assert_eq!(world.order, world.mine.iter().copied().collect::<Vec<_>>());
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Output {
             end,
             answered: false,
             name: name.to_owned(),
-            shipper: Shipper::new(settings.plan(), cursor, salt),
+            shipper: Shipper::new(name, settings.plan(), cursor, salt),
         };
         output.step(Input::Clock, out, marks);
         output

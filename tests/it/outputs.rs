@@ -203,3 +203,39 @@ fn a_dead_output_that_is_not_required_gives_up_its_oldest_events_and_holds_up_no
     assert!(lines.len() > 1000);
     spool.stop();
 }
+
+#[test]
+fn a_server_that_is_down_holds_nothing_that_is_for_others() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut down = Logstash::new(Keep::Events);
+    down.close();
+    let mut spool = Spool::new(logstash.port());
+    spool.settings(&format!(
+        "[output.idp]\nkind = \"lumberjack\"\nhosts = [\"127.0.0.1:{}\"]\ntags = [\"idp.*\"]\nbackoff = {{ init = \"100ms\", max = \"1s\" }}\n",
+        down.port()
+    ));
+    spool.job("disk", OFTEN, "job.sh", "echo disk\n");
+    let passed = |spool: &Spool, more: u64| {
+        wait_until(SOON, "what is for others is passed", || {
+            let output = &spool.status()["outputs"][1];
+            let foreign = output["not_mine_events"].as_u64();
+            output["waiting_events"] == 0 && foreign > Some(more)
+        });
+    };
+    spool.start();
+    passed(&spool, 20);
+    spool.kill();
+    spool.start();
+    passed(&spool, 40);
+    spool.remove("disk");
+    let logins = format!("tag = \"idp.logins\"\n{ONCE}");
+    spool.job("logins", &logins, "job.sh", "echo one; echo two\n");
+    wait_until(SOON, "its own wait", || {
+        let output = &spool.status()["outputs"][1];
+        output["waiting_events"] == 4 && output["last_error"].is_string()
+    });
+    down.open();
+    wait_until(SOON, "and are sent", || down.lines("logins").len() == 2);
+    assert_eq!(down.events("disk").len(), 0);
+    spool.stop();
+}
