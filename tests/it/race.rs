@@ -23,6 +23,7 @@ use std::time::Instant;
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::Spool;
+use crate::harness::soak;
 use crate::harness::wait_until;
 
 const DRAIN: Duration = Duration::from_secs(60);
@@ -31,8 +32,8 @@ const DRAIN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 fn length() -> Duration {
-    let is_set = |name| std::env::var_os(name).is_some();
-    Duration::from_secs(match (is_set("SPOOLBEAT_SLOW"), is_set("SPOOLBEAT_SOAK")) {
+    let slow = std::env::var_os("SPOOLBEAT_SLOW").is_some();
+    Duration::from_secs(match (slow, soak()) {
         (true, true) => 600,
         (true, false) => 60,
         (false, _) => 4,
