@@ -14,6 +14,7 @@ mod notice;
 pub use notice::Notice;
 pub use notice::OWN_JOB;
 pub use notice::ServiceState;
+pub use notice::WhyMissed;
 
 /// `2J`, sequence number (4), payload length (4): the head of a version 2 JSON frame.
 /// Source: Lumberjack v2, as go-lumber and the Logstash input read it; integers are big-endian.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::clock;
 use crate::config;
 use crate::daemon::Error;
-use crate::daemon::house;
+use crate::daemon::claim;
+use crate::daemon::herald::Letter;
 use crate::disk::OsDisk;
 use crate::queue::Intake;
 use crate::queue::Marks;
@@ -22,8 +23,15 @@ use crate::queue::readers;
 use crate::queue::writer::Writer;
 use crate::status::Answer;
 
-/// Forgets `output` while the queue in `dir` is served; `frozen` are the cursors of its like.
-pub(super) async fn live(dir: PathBuf, intake: Intake, frozen: Marks, output: String) -> Answer {
+/// Forgets `output` while the queue in `dir` is served; `frozen` are the cursors of its like, `letter`
+/// says what it has missed.
+pub(super) async fn live(
+    dir: PathBuf,
+    intake: Intake,
+    frozen: Marks,
+    output: String,
+    letter: Option<Letter>,
+) -> Answer {
     // First, so that nothing more is noted of it.
     let cursor = locked(&frozen).remove(&output);
     let forgotten = async {
@@ -40,6 +48,9 @@ pub(super) async fn live(dir: PathBuf, intake: Intake, frozen: Marks, output: St
     match done {
         Ok(()) => {
             tracing::info!(output, "the output is forgotten");
+            if let Some(letter) = letter {
+                letter.send();
+            }
             Answer::Accepted
         }
         Err(reason) => {
@@ -54,9 +65,9 @@ pub(super) async fn live(dir: PathBuf, intake: Intake, frozen: Marks, output: St
 /// # Errors
 /// See [`Error`].
 pub fn stopped(root: &config::Root, output: &str) -> Result<(), Error> {
-    let claim = house::claim(&root.dir)?;
+    let held = claim(&root.dir)?;
     let done = in_queue(&root.dir.join("queue"), root, output);
-    drop(claim);
+    drop(held);
     done
 }
 

@@ -4,6 +4,8 @@
 //! nothing; what is told is the supervisor's matter.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -31,9 +33,28 @@ pub(super) struct Herald {
     envelope: Envelope,
     route: Route,
     n: u64,
-    dropped: u64,
+    dropped: Arc<AtomicU64>,
     waiting: mpsc::Sender<Portion>,
     task: JoinHandle<()>,
+}
+
+/// A notice that is not sent yet.
+#[derive(Debug)]
+pub(super) struct Letter {
+    portion: Portion,
+    notice: Notice,
+    dropped: Arc<AtomicU64>,
+    waiting: mpsc::Sender<Portion>,
+}
+
+impl Letter {
+    /// Sends it on its way.
+    pub(super) fn send(self) {
+        if self.waiting.try_send(self.portion).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(notice = ?self.notice, "the queue does not take this in time: dropped");
+        }
+    }
 }
 
 impl Herald {
@@ -62,7 +83,7 @@ impl Herald {
             envelope: Envelope::new(identity, &labels, Stream::Daemon),
             route,
             n: 0,
-            dropped: 0,
+            dropped: Arc::default(),
             waiting,
             task,
         }
@@ -70,6 +91,11 @@ impl Herald {
 
     /// Sends a notice on its way.
     pub(super) fn tell(&mut self, notice: &Notice, at: Timestamp) {
+        self.letter(notice, at).send();
+    }
+
+    /// A notice, to be sent by who knows when.
+    pub(super) fn letter(&mut self, notice: &Notice, at: Timestamp) -> Letter {
         self.n += 1;
         let mut portion = Portion {
             route: self.route.clone(),
@@ -90,15 +116,17 @@ impl Herald {
         portion
             .frames
             .push(|out| envelope.notice(out, at, n, notice));
-        if self.waiting.try_send(portion).is_err() {
-            self.dropped += 1;
-            tracing::warn!(?notice, "the queue does not take this in time: dropped");
+        Letter {
+            portion,
+            notice: notice.clone(),
+            dropped: Arc::clone(&self.dropped),
+            waiting: self.waiting.clone(),
         }
     }
 
     /// How many were dropped.
-    pub(super) const fn dropped(&self) -> u64 {
-        self.dropped
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Nothing more comes; ends when the queue has all that was told.

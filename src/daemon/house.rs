@@ -1,4 +1,4 @@
-//! What the daemon lives in: the root's folders and lock, the queue, the outputs, the results.
+//! What the daemon lives in: the root, the queue, the outputs, the results.
 //!
 //! Opens them in the right order, tells the status what it knows of them, and closes them in the
 //! reverse order. Decides nothing about jobs and runs.
@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::io;
-use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -19,6 +17,7 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::config;
 use crate::daemon::Error;
+use crate::daemon::claim::Claim;
 use crate::daemon::deliveries;
 use crate::daemon::deliveries::Deliveries;
 use crate::daemon::disk_watch::DiskWatch;
@@ -30,13 +29,12 @@ use crate::daemon::keeper;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::listeners::Shared;
+use crate::daemon::missed;
+use crate::daemon::missed::Missed;
 use crate::daemon::outputs::Outputs;
 use crate::daemon::outputs::Views;
-use crate::disk;
 use crate::disk::Disk;
-use crate::disk::Lock;
 use crate::disk::OsDisk;
-use crate::disk::PASS_MODE;
 use crate::disk::Replace;
 use crate::event::Notice;
 use crate::event::OWN_JOB;
@@ -79,99 +77,11 @@ use crate::units::Timestamp;
 /// is on disk before; without the checkpoint the next start reads more of the log.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a second daemon tries to get the lock: long enough for a dead daemon's children, short
-/// enough that it ends within a second.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Between two tries.
-const LOCK_RETRY: Duration = Duration::from_millis(10);
-
 /// Names of paused jobs in `ROOT/state`, as a JSON list.
 const PAUSED: &str = "paused.json";
 
 /// Names of 10,000 jobs, and more than that.
 const PAUSED_BYTES_MAX: u64 = 1 << 20;
-
-/// The root, locked.
-#[derive(Debug)]
-pub struct Claim {
-    root: PathBuf,
-    lock: Lock,
-    /// The root's own lock, which holds when somebody removes `queue/` under us.
-    root_lock: Option<Lock>,
-}
-
-/// Takes the root's lock, and makes the folders that are ours.
-///
-/// # Errors
-/// [`Error`]; above all, another process has it.
-pub fn claim(root: &Path) -> Result<Claim, Error> {
-    let dir = |name: &str| root.join(name);
-    let made = |path: PathBuf| match OsDisk.make_dir(&path) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(Error::Folder { path, error }),
-    };
-    // Where the file system cannot lock a folder, the lock in `queue/` has to do.
-    let root_lock = match patiently(|| disk::lock_folder(root)) {
-        Ok(None) => {
-            return Err(Error::Locked {
-                root: root.to_path_buf(),
-            });
-        }
-        Ok(lock) => lock,
-        Err(error) => {
-            tracing::debug!(%error, "the root's folder cannot be locked");
-            None
-        }
-    };
-    made(dir("queue"))?;
-    let path = root.join("queue").join("lock");
-    let lock = patiently(|| disk::lock(&path)).map_err(|error| Error::Disk { path, error })?;
-    let Some(lock) = lock else {
-        return Err(Error::Locked {
-            root: root.to_path_buf(),
-        });
-    };
-    for name in ["state", "results", "dead-letter"] {
-        made(dir(name))?;
-    }
-    // Of root's state and results the jobs of others have parts, and must be let through to them.
-    let pass = match process::own_uid() {
-        0 => PASS_MODE,
-        _ => 0o700,
-    };
-    for (name, mode) in [("queue", 0o700), ("dead-letter", 0o700), ("state", pass)] {
-        let path = dir(name);
-        disk::set_mode(&path, mode).map_err(|error| Error::Folder { path, error })?;
-    }
-    Ok(Claim {
-        root: root.to_path_buf(),
-        lock,
-        root_lock,
-    })
-}
-
-impl Claim {
-    /// What names of this root have in common that must not clash with those of others.
-    fn key(&self) -> String {
-        let mut hash = std::hash::DefaultHasher::new();
-        std::hash::Hash::hash(&self.root, &mut hash);
-        format!("{:016x}", std::hash::Hasher::finish(&hash))
-    }
-}
-
-/// Takes a lock, with patience for a daemon that has just been killed: a child that it was about
-/// to start has the lock too until it executes its program.
-fn patiently(take: impl Fn() -> io::Result<Option<Lock>>) -> io::Result<Option<Lock>> {
-    let started = clock::tick();
-    loop {
-        let lock = take()?;
-        if lock.is_some() || clock::tick().since(started) >= LOCK_PATIENCE {
-            return Ok(lock);
-        }
-        clock::pause(LOCK_RETRY);
-    }
-}
 
 /// See the module's header.
 #[derive(Debug)]
@@ -199,6 +109,7 @@ pub(super) struct House {
     /// None with `--once`, and when the drain has begun.
     listeners: Option<Listeners>,
     disk: DiskWatch,
+    missed: Missed,
     /// Started with the first host.
     harvesters: Option<Harvesters>,
     /// Likewise.
@@ -253,6 +164,7 @@ impl House {
             level: queue.level(),
             marks: queue.marks(),
             frozen: queue.frozen(),
+            missed: Missed::new(&locked(&queue.marks())),
             views: outputs.views(),
             queue: Some(queue),
             outputs: Some(outputs),
@@ -355,6 +267,7 @@ impl House {
         if let Some(parts) = damaged {
             self.tell(&Notice::Quarantined { parts });
         }
+        self.tell_missed(Some(now));
         let changed = self.level.has_changed();
         let level = self.level.borrow_and_update();
         if changed.is_err() && self.queue.is_some() {
@@ -376,6 +289,13 @@ impl House {
             max_bytes: level.max_bytes,
             broken: level.stuck.clone(),
         })
+    }
+
+    /// Tells what outputs gave up and skipped, if that is due; without a time all of it.
+    fn tell_missed(&mut self, now: Option<Tick>) {
+        for notice in self.missed.look(self.views.cursors(), now) {
+            self.tell(&notice);
+        }
     }
 
     /// Whether an output has a connection or an ACK, if that is news.
@@ -499,6 +419,7 @@ impl House {
     /// Waits for ACKs at most `[stop] timeout`, then closes the queue. The future returns how many
     /// events wait for the next start. All runs have ended, so all of theirs is captured.
     pub(super) fn drain(&mut self) -> impl Future<Output = u64> + Send + 'static {
+        self.tell_missed(None);
         let (queue, outputs) = (self.queue.take(), self.outputs.take());
         let (herald, level) = (self.herald.take(), self.level.clone());
         self.dropped = herald.as_ref().map_or(0, Herald::dropped);
@@ -598,7 +519,7 @@ impl House {
     /// # Errors
     /// Why that is not done, in words.
     pub(super) fn forget_output(
-        &self,
+        &mut self,
         output: String,
     ) -> Result<impl Future<Output = Answer> + Send + 'static, String> {
         if self.is_configured(&output) {
@@ -612,7 +533,15 @@ impl House {
         };
         let dir = self.claim.root.join("queue");
         let frozen = Arc::clone(&self.frozen);
-        Ok(forget::live(dir, queue.intake(), frozen, output))
+        let cursor = locked(&frozen).get(&output).copied();
+        let notice =
+            cursor.and_then(|at| missed::forgotten(&output, &at, queue.level().borrow().next_seq));
+        let letter = self
+            .herald
+            .as_mut()
+            .zip(notice)
+            .map(|(herald, notice)| herald.letter(&notice, clock::now()));
+        Ok(forget::live(dir, queue.intake(), frozen, output, letter))
     }
 
     /// How many events the output that is furthest behind has not been acknowledged.

@@ -29,6 +29,7 @@ use crate::supervisor::Settings;
 use crate::supervisor::Start;
 use crate::supervisor::Supervisor;
 
+mod claim;
 mod deliveries;
 mod disk_watch;
 mod driver;
@@ -39,12 +40,13 @@ mod house;
 mod identity;
 mod keeper;
 mod listeners;
+mod missed;
 mod outputs;
 mod receiver;
 mod signals;
 
-pub use house::Claim;
-pub use house::claim;
+pub use claim::Claim;
+pub use claim::claim;
 
 use driver::Driver;
 pub use driver::Origin;

@@ -48,6 +48,15 @@ impl Views {
         self.0.iter().map(Output::status).collect()
     }
 
+    /// Of each that has begun, the number of its next event and how it passed those before.
+    pub(super) fn cursors(&self) -> impl Iterator<Item = (&str, u64, Passed)> {
+        self.0.iter().filter_map(|output| {
+            let view = output.view.borrow();
+            let view = view.as_ref()?;
+            Some((&*output.name, view.next_seq(), view.passed))
+        })
+    }
+
     /// All of them, and behind them those that left the configuration and were at `frozen`.
     pub(super) fn all(
         &self,

@@ -40,6 +40,42 @@ pub enum Notice {
         /// How many.
         parts: u64,
     },
+    /// An output does not get events that were captured.
+    Missed {
+        /// The output.
+        output: String,
+        /// Why.
+        why: WhyMissed,
+        /// How many.
+        events: u64,
+        /// Number of an event before which none of them is.
+        from: u64,
+        /// Number of an event behind which none of them is.
+        to: u64,
+    },
+}
+
+/// Why an output does not get events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WhyMissed {
+    /// The queue was full and is not held for it.
+    QueueFull,
+    /// A person passed them over.
+    Skipped,
+    /// It had left the configuration, and a person said that it does not come back.
+    Forgotten,
+}
+
+impl WhyMissed {
+    /// The name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue-full",
+            Self::Skipped => "skipped",
+            Self::Forgotten => "forgotten",
+        }
+    }
 }
 
 /// `service.state` of a heartbeat.

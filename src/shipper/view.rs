@@ -47,6 +47,14 @@ pub struct Host {
     pub last_error: Option<String>,
 }
 
+impl View {
+    /// Number of the next event that the output has to pass.
+    #[must_use]
+    pub const fn next_seq(&self) -> u64 {
+        self.before + 1 + self.passed.total()
+    }
+}
+
 /// From worst to best.
 const STATES: [&str; 4] = ["down", "connecting", "idle", "connected"];
 

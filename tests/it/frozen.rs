@@ -123,6 +123,8 @@ fn an_output_that_left_is_frozen_until_it_is_forgotten_with_or_without_a_daemon(
         assert_eq!(output(&spool, "old"), Value::Null);
         assert_eq!(row(&spool, "old"), Value::Null);
         spool.stop();
+        let told = logstash.missed("old", "forgotten").len();
+        assert_eq!(told, usize::from(live), "only a daemon can tell of it");
         let root = spool.root();
         let doctor = spool.command(&["doctor", root.to_str().unwrap()]);
         assert!(doctor.status.success(), "{}", said(&doctor));

@@ -15,6 +15,7 @@ use super::escape::quoted;
 use super::lines::head;
 use crate::event::Notice;
 use crate::event::ServiceState;
+use crate::event::WhyMissed;
 use crate::units::Timestamp;
 use crate::units::show_duration;
 
@@ -144,6 +145,26 @@ fn told(notice: &Notice) -> Told {
             kinds: "error",
             ..info
         },
+        Notice::Missed {
+            output,
+            why,
+            events,
+            from,
+            to,
+        } => Told {
+            message: missed(output, *why, *events, (*from, *to)),
+            level: "warn",
+            kind: match why {
+                WhyMissed::QueueFull => "alert",
+                WhyMissed::Skipped | WhyMissed::Forgotten => "event",
+            },
+            action: "output-missed",
+            job: format!(
+                ",\"output\":{}",
+                json!({"name": output, "reason": why.name(), "events": events, "from": from, "to": to})
+            ),
+            ..info
+        },
         Notice::PressureOver => Told {
             message: "the queue has room again: schedules go on".to_owned(),
             action: "queue-pressure-over",
@@ -169,6 +190,19 @@ fn overdue(job: &str, expect_every: Duration, last_success_at: Option<Timestamp>
             )
         }
         None => format!("job {job} has not succeeded for {every}, nor ever before"),
+    }
+}
+
+fn missed(output: &str, why: WhyMissed, events: u64, (from, to): (u64, u64)) -> String {
+    let what = match events {
+        1 => "1 event".to_owned(),
+        events => format!("{events} events"),
+    };
+    let which = format!("output {output}: {what} of the numbers {from} to {to}");
+    match why {
+        WhyMissed::QueueFull => format!("{which} were given up for it, as the queue was full"),
+        WhyMissed::Skipped => format!("{which} were skipped, as a person has said"),
+        WhyMissed::Forgotten => format!("{which} waited for it when a person had it forgotten"),
     }
 }
 
@@ -259,6 +293,17 @@ mod tests {
             (Notice::Pressure { percent: 81 }, "queue-pressure", "event"),
             (Notice::PressureOver, "queue-pressure-over", "event"),
             (Notice::Quarantined { parts: 2 }, "queue-damage", "alert"),
+            (
+                Notice::Missed {
+                    output: "siem".to_owned(),
+                    why: WhyMissed::QueueFull,
+                    events: 7,
+                    from: 11,
+                    to: 20,
+                },
+                "output-missed",
+                "alert",
+            ),
         ] {
             let mut out = Vec::new();
             envelope.notice(&mut out, Timestamp(1_763_712_488_123), 3, &notice);
@@ -268,6 +313,13 @@ mod tests {
             assert_eq!(event["event"]["id"], "R.d.3", "{event}");
             assert_eq!(event["@metadata"]["_id"], "R.d.3", "{event}");
             assert_eq!(event["job"]["name"], OWN_JOB, "{event}");
+            let output =
+                json!({"name": "siem", "reason": "queue-full", "events": 7, "from": 11, "to": 20});
+            assert_eq!(
+                event["job"]["output"] == output,
+                action == "output-missed",
+                "{event}"
+            );
             let is_about = action.starts_with("job-");
             assert_eq!(event["job"]["about"] == "disk \"x\"", is_about, "{event}");
             assert_eq!(

@@ -179,6 +179,15 @@ impl Logstash {
             .collect()
     }
 
+    /// What the daemon has told of an output that misses events for this reason.
+    pub(crate) fn missed(&self, output: &str, reason: &str) -> Vec<Value> {
+        let told = self.events("spoolbeat").into_iter();
+        told.filter(|event| event["event"]["action"] == "output-missed")
+            .map(|event| event["job"]["output"].clone())
+            .filter(|one| one["name"] == output && one["reason"] == reason)
+            .collect()
+    }
+
     /// The messages that one job printed, in the order of arrival.
     pub(crate) fn lines(&self, job: &str) -> Vec<String> {
         self.events(job)
