@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use super::plugins::Plugins;
 use super::source::Segment;
 use super::source::merge;
+use crate::sink;
 
 /// The keys of `[schedule]` of which a job has exactly one.
 pub(super) const KINDS: [&str; 5] = ["cron", "every", "every_after", "once", "keep_running"];
@@ -23,6 +24,8 @@ pub struct Defaults {
     segments: Vec<Segment>,
     /// Each output's name with each of its hosts, `host:port`.
     pub(super) hosts: Vec<(String, String)>,
+    /// Each output that writes files, with how it does.
+    pub(super) written: Vec<(String, sink::file::Settings)>,
     /// Who listens already, in words, and where, `host:port`.
     pub(super) listeners: Vec<(String, String)>,
     /// The plugins that there must be; `None`: whether there is one is seen when it is started.
@@ -45,6 +48,7 @@ impl Defaults {
         Self {
             segments,
             hosts: Vec::new(),
+            written: Vec::new(),
             listeners: Vec::new(),
             plugins: None,
         }
@@ -86,7 +90,8 @@ impl PartialEq for Defaults {
                 .collect()
         };
         texts(self) == texts(other)
-            && (&self.hosts, &self.listeners) == (&other.hosts, &other.listeners)
+            && (&self.hosts, &self.written, &self.listeners)
+                == (&other.hosts, &other.written, &other.listeners)
     }
 }
 

@@ -46,6 +46,7 @@ use crate::job::When;
 use crate::modules;
 use crate::process::Rights;
 use crate::schedule::cron;
+use crate::sink;
 
 mod rights;
 
@@ -149,7 +150,7 @@ fn load_job_with(
         lay_over(&mut tree, source.tree(1));
     }
     let mut table = Table::root(&source, tree);
-    let mut raw = Raw::read(&mut table);
+    let mut raw = Raw::read(&mut table, &defaults.written);
     let rights = raw.rights.check(&table, place.standing);
     let user = rights.as_ref().map(|rights| &rights.user);
     let is_enabled = raw.enabled.as_ref().is_none_or(|leaf| leaf.value);
@@ -169,7 +170,7 @@ fn load_job_with(
 /// Checks `[defaults]` by itself, so that a mistake in it is reported once and at its place.
 pub(super) fn check_defaults(mut table: Table<'_, '_>, outlets: &[Outlet]) {
     let timezone = table.text("timezone", "timezone = \"Europe/Berlin\"");
-    let raw = Raw::read(&mut table);
+    let raw = Raw::read(&mut table, &[]);
     if let Some(zone) = &timezone
         && let Err(message) = cron::zone(&zone.value)
     {
@@ -226,7 +227,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn read(table: &mut Table<'_, '_>) -> Self {
+    fn read(table: &mut Table<'_, '_>, written: &[(String, sink::file::Settings)]) -> Self {
         let fields_at = table.place_of("fields");
         let mut raw = Self {
             fields_at,
@@ -248,7 +249,7 @@ impl Raw {
             table.finish();
         }
         raw.has_files = table.has("files");
-        raw.files = files::read(table);
+        raw.files = files::read(table, written);
         if let Some(mut table) = table.table("output") {
             raw.to = table.texts("to", "to = [\"lumberjack\"]");
             table.finish();

@@ -2,6 +2,8 @@
 //!
 //! Must never know what the outputs do with their settings.
 
+use std::collections::BTreeSet;
+use std::path::Component;
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,19 +63,16 @@ pub(super) fn read(
         root.lacks("output", message);
     }
     let (mut good, mut outlets) = (Vec::new(), Vec::new());
-    let mut places = Vec::new();
+    let mut places: BTreeSet<String> = BTreeSet::new();
     for (name, table) in tables {
         let (output, outlet) = read_output(&name, table, dir, files);
-        if let Some(output) = &output
-            && let Some(place) = place_of(&output.kind)
-        {
-            if places.contains(&place) {
-                let message =
-                    format!("another output writes to {place} already; choose one of them");
-                outputs.refuse(&name, message);
-            }
-            places.push(place);
+        let taken = output.iter().flat_map(|output| places_of(&output.kind));
+        let taken: Vec<String> = taken.collect();
+        if let Some(place) = taken.iter().find(|place| places.contains(*place)) {
+            let message = format!("another output writes to {place} already; choose one of them");
+            outputs.refuse(&name, message);
         }
+        places.extend(taken);
         good.extend(output);
         outlets.push(outlet);
     }
@@ -81,11 +80,14 @@ pub(super) fn read(
 }
 
 /// What only one output can write to.
-fn place_of(sink: &sink::Settings) -> Option<String> {
+fn places_of(sink: &sink::Settings) -> Vec<String> {
     match sink {
-        sink::Settings::Lumberjack(_) => None,
-        sink::Settings::File(settings) => Some(settings.path.display().to_string()),
-        sink::Settings::Stdout => Some("standard output".to_owned()),
+        sink::Settings::Lumberjack(_) => Vec::new(),
+        sink::Settings::File(settings) => {
+            let files = settings.files();
+            files.map(|path| path.display().to_string()).collect()
+        }
+        sink::Settings::Stdout => vec!["standard output".to_owned()],
     }
 }
 
@@ -211,6 +213,16 @@ fn read_file(table: &mut Table<'_, '_>, dir: &Path, folder: &Path) -> Option<sin
     let path = std::path::absolute(folder.join(&leaf.value)).ok()?;
     if path.file_name().is_none() || leaf.value.ends_with('/') {
         table.refuse(&leaf, format!("names no file; write {EXAMPLE}"));
+        return None;
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        let message = format!("`..` hides where it leads; write the path out, like {EXAMPLE}");
+        table.refuse(&leaf, message);
+        return None;
+    }
+    if path == dir.join(super::ROOT_FILE) || path == folder.join(super::ROOT_FILE) {
+        let message = format!("is this configuration itself; write {EXAMPLE}");
+        table.refuse(&leaf, message);
         return None;
     }
     if let Some(ours) = OURS.iter().find(|name| path.starts_with(dir.join(name))) {

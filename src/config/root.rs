@@ -187,11 +187,17 @@ fn read_root(
     };
     let (outputs, outlets) = output::read(table, &dir, &mut files);
     for output in &outputs {
-        if let sink::Settings::Lumberjack(settings) = &output.kind {
-            let hosts = settings.hosts.iter();
-            defaults
-                .hosts
-                .extend(hosts.map(|host| (output.name.clone(), host.clone())));
+        match &output.kind {
+            sink::Settings::Lumberjack(settings) => {
+                let hosts = settings.hosts.iter();
+                let hosts = hosts.map(|host| (output.name.clone(), host.clone()));
+                defaults.hosts.extend(hosts);
+            }
+            sink::Settings::File(settings) => {
+                let written = (output.name.clone(), settings.clone());
+                defaults.written.push(written);
+            }
+            sink::Settings::Stdout => {}
         }
     }
     if let Some(table) = table.table("defaults") {

@@ -30,6 +30,23 @@ pub struct Settings {
     pub keep: u32,
 }
 
+impl Settings {
+    /// All files that it may write, the current one first.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        (0..=self.keep).map(|n| self.older(n))
+    }
+
+    /// The `n`-th file before the one that is written, which is the 0th.
+    fn older(&self, n: u32) -> PathBuf {
+        if n == 0 {
+            return self.path.clone();
+        }
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{n}"));
+        name.into()
+    }
+}
+
 /// See the module's header.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -37,6 +54,8 @@ pub(super) struct Target {
     settings: Settings,
     /// A sync has failed: what lies in the file by now is not trusted, and nothing is added to it.
     poisoned: bool,
+    /// The file's name is durable, too.
+    placed: bool,
 }
 
 impl Target {
@@ -49,47 +68,58 @@ impl Target {
             disk,
             settings,
             poisoned: false,
+            placed: false,
         }
     }
 
     /// The file, and where its whole lines end.
-    fn file(&self, look: Look) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        let path = &self.settings.path;
-        let file = match self.disk.open(path, Open::Write) {
+    fn file(&mut self, look: Look) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+        let file = match self.disk.open(&self.settings.path, Open::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
             other => other?,
         };
+        // Whoever made it may have died, or met an error, before that was durable.
+        if !self.placed {
+            self.place()?;
+        }
+        let path = self.settings.path.display();
         let bytes = file.size()?;
         let end = whole_lines(&*file, bytes, look)?;
         if end < bytes {
-            tracing::warn!(path = %path.display(), bytes = bytes - end, "an unfinished line is cut off the end of an output's file");
+            tracing::warn!(%path, bytes = bytes - end, "an unfinished line is cut off the end of an output's file");
             file.truncate(end)?;
         }
         Ok((file, end))
     }
 
-    fn create(&self) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        let path = &self.settings.path;
-        let file = self.disk.open(path, Open::CreateNew)?;
-        self.disk
-            .sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+    fn create(&mut self) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+        self.placed = false;
+        let file = self.disk.open(&self.settings.path, Open::CreateNew)?;
+        self.place()?;
         Ok((file, 0))
     }
 
-    fn rotate(&self) -> io::Result<()> {
-        for n in (1..self.settings.keep).rev() {
-            match self.disk.rename(&self.older(n), &self.older(n + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        self.disk.rename(&self.settings.path, &self.older(1))
+    /// Makes the names in the file's folder durable.
+    fn place(&mut self) -> io::Result<()> {
+        let folder = self.settings.path.parent();
+        self.disk.sync_dir(folder.unwrap_or(Path::new("/")))?;
+        self.placed = true;
+        Ok(())
     }
 
-    fn older(&self, n: u32) -> PathBuf {
-        let mut name = self.settings.path.clone().into_os_string();
-        name.push(format!(".{n}"));
-        name.into()
+    fn rotate(&mut self) -> io::Result<()> {
+        for n in (0..self.settings.keep).rev() {
+            match self
+                .disk
+                .rename(&self.settings.older(n), &self.settings.older(n + 1))
+            {
+                Err(error) if n > 0 && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                // One by one: a power cut may keep a later rename and lose this one, and with it a file.
+                Ok(()) => self.place()?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -163,11 +193,13 @@ mod tests {
     use super::local::Target as _;
     use super::*;
     use crate::disk::mem::MemDisk;
+    use crate::disk::mem::Verb;
+    use crate::disk::mem::Verdict;
+    use crate::disk::mem::platter::Dice;
 
     const PATH: &str = "/out/events.ndjson";
 
     fn target(disk: &MemDisk, rotate_bytes: u64, keep: u32) -> Target {
-        disk.make_dir(Path::new("/out")).unwrap();
         let settings = Settings {
             path: PATH.into(),
             rotate_bytes,
@@ -212,6 +244,102 @@ mod tests {
             assert!(lines.starts_with("{\"n\":1}\n"), "{kept}: {lines:?}");
             for line in lines.lines() {
                 serde_json::from_str::<serde_json::Value>(line).unwrap();
+            }
+        }
+    }
+
+    /// The whole lines of all files.
+    fn whole_lines_of(disk: &MemDisk) -> Vec<u64> {
+        let mut found = Vec::new();
+        for (path, content) in disk.files() {
+            assert!(path.starts_with(PATH), "{path}");
+            for line in content.split(|byte| *byte == b'\n') {
+                if let Ok(line) = serde_json::from_slice::<serde_json::Value>(line) {
+                    found.push(line["n"].as_u64().unwrap());
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn assert_kept(disk: &MemDisk, acked: u64, case: &str) {
+        let found = whole_lines_of(disk);
+        for n in 0..acked {
+            assert!(found.binary_search(&n).is_ok(), "{case}: {n} is lost");
+        }
+    }
+
+    /// Writes windows of two lines as a connection does: after an error it opens anew and writes the same
+    /// again. What counts must outlive a power cut at once.
+    fn write_all(disk: &MemDisk, windows: std::ops::Range<u64>, case: &str, dice: &mut Dice) {
+        let mut target = target(disk, 40, 100);
+        for window in windows {
+            let first = 2 * window;
+            let lines = format!("{{\"n\":{first}}}\n{{\"n\":{}}}\n", first + 1);
+            let mut tries = 0;
+            while target
+                .open()
+                .and_then(|()| target.write(lines.as_bytes()))
+                .is_err()
+            {
+                tries += 1;
+                assert!(tries < 50, "{case}: it does not go on");
+                for _ in 0..8 {
+                    assert_kept(&disk.power_cut(dice), first, case);
+                }
+            }
+            assert_kept(&disk.crash(0), first + 2, case);
+            assert_kept(&disk.power_cut(dice), first + 2, case);
+        }
+    }
+
+    #[test]
+    fn whichever_call_fails_nothing_that_counts_is_lost_and_only_what_was_in_flight_comes_twice() {
+        const WINDOWS: u64 = 9;
+        let mut dice = Dice::new(7);
+        let disk = MemDisk::default();
+        write_all(&disk, 0..WINDOWS, "no fault", &mut dice);
+        assert!(disk.files().len() > 3, "it was rotated");
+        let calls = disk.calls();
+        for at in 0..calls + 5 {
+            for (errno, many) in [
+                (libc::EIO, 1),
+                (libc::ENOSPC, 1),
+                (libc::EIO, 6),
+                (libc::ENOSPC, 6),
+            ] {
+                let case = format!("call {at} and {many} in all, errno {errno}");
+                let disk = MemDisk::default();
+                disk.script(move |call| match call.verb {
+                    _ if call.index < at || call.index >= at + many => Verdict::Go,
+                    // A full disk still reads, and still removes.
+                    Verb::Read | Verb::Open(Open::Write) | Verb::Truncate | Verb::Rename
+                        if errno == libc::ENOSPC =>
+                    {
+                        Verdict::Go
+                    }
+                    Verb::Write => Verdict::Part(call.bytes * (at as usize % 4) / 3, errno),
+                    _ => Verdict::Fail(errno),
+                });
+                write_all(&disk, 0..WINDOWS, &case, &mut dice);
+                let found = whole_lines_of(&disk);
+                let files = disk.files();
+                let text = files.iter().flat_map(|(_, content)| content.iter());
+                let lines = text.filter(|byte| **byte == b'\n').count();
+                assert_eq!(lines, found.len(), "{case}: a line is glued to half of one");
+                let mut distinct = found.clone();
+                distinct.dedup();
+                assert_eq!(distinct, (0..2 * WINDOWS).collect::<Vec<u64>>(), "{case}");
+                let twice = found.len() - distinct.len();
+                assert!(
+                    twice <= 2 * many as usize,
+                    "{case}: {twice} lines came twice"
+                );
+                // A power cut, and the next daemon sends what did not count to this one, and more.
+                let after = disk.power_cut(&mut dice);
+                write_all(&after, WINDOWS..WINDOWS + 2, &case, &mut dice);
+                assert_kept(&after, 2 * WINDOWS + 4, &case);
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::job::Files;
 use crate::job::Format;
 use crate::job::When;
 use crate::queue::Action;
+use crate::sink;
 use crate::source::files::pattern::Pattern;
 use crate::source::files::pattern::plain_folder;
 
@@ -37,13 +38,18 @@ const SCAN: Duration = Duration::from_secs(5);
 /// How long a file rests before its clean-up.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Reads all `[[files]]`; those that are wrong are reported and left out.
-pub(super) fn read(table: &mut Table<'_, '_>) -> Vec<Files> {
+/// Reads all `[[files]]`; those that are wrong are reported and left out. `written` are the files of
+/// outputs, by their names.
+pub(super) fn read(
+    table: &mut Table<'_, '_>,
+    written: &[(String, sink::file::Settings)],
+) -> Vec<Files> {
     let tables = table.tables("files", &format!("[[files]] with {EXAMPLE}"));
-    tables.into_iter().filter_map(read_one).collect()
+    let files = |table| read_one(table, written);
+    tables.into_iter().filter_map(files).collect()
 }
 
-fn read_one(mut table: Table<'_, '_>) -> Option<Files> {
+fn read_one(mut table: Table<'_, '_>, written: &[(String, sink::file::Settings)]) -> Option<Files> {
     let has_paths = table.has("paths");
     let paths = table.texts("paths", EXAMPLE);
     if paths.as_ref().is_some_and(Vec::is_empty) || !has_paths {
@@ -54,7 +60,8 @@ fn read_one(mut table: Table<'_, '_>) -> Option<Files> {
         .texts("exclude", "exclude = [\"/var/log/app/debug*\"]")
         .unwrap_or_default();
     let patterns = patterns(&table, &paths);
-    drop(self::patterns(&table, &exclude));
+    let excluded = self::patterns(&table, &exclude);
+    check_written(&table, &paths, &excluded, written);
     let when = table.choice("when", &[("live", When::Live), ("run_end", When::RunEnd)]);
     let format = table.choice("format", &[("text", Format::Text), ("json", Format::Json)]);
     let max_event = table.bytes("max_event", MAX_EVENT_RANGE, "max_event = \"1MiB\"");
@@ -170,6 +177,34 @@ fn is_of_system(folder: &Path) -> String {
         "`{}` belongs to the system, where nothing is cleaned up; write after_ack = \"keep\", or name other roots",
         folder.display()
     )
+}
+
+/// What outputs write must not be read: each event of it would be written again, without end.
+fn check_written(
+    table: &Table<'_, '_>,
+    paths: &[Leaf<String>],
+    excluded: &[Pattern],
+    written: &[(String, sink::file::Settings)],
+) {
+    for leaf in paths {
+        let Ok(pattern) = Pattern::parse(&leaf.value, Path::new(HOME)) else {
+            continue;
+        };
+        let is_read = |file: &PathBuf| {
+            pattern.names(file) && !excluded.iter().any(|exclude| exclude.names(file))
+        };
+        for (output, settings) in written {
+            if let Some(file) = settings.files().find(is_read) {
+                let path = settings.path.display();
+                let message = format!(
+                    "`{}` names {}, which output `{output}` writes: its events would be read and written again without end; write exclude = [\"{path}*\"], or have the output write elsewhere",
+                    leaf.value,
+                    file.display()
+                );
+                table.refuse(leaf, message);
+            }
+        }
+    }
 }
 
 /// A file must not be moved to where it is read again.

@@ -826,6 +826,38 @@ fn an_output_that_leads_back_to_the_job_is_refused_with_both_names() {
     assert!(load_bytes(LISTENS.as_bytes(), &root).is_ok());
 }
 
+#[test]
+fn a_job_that_reads_what_an_output_writes_is_refused_with_both_places() {
+    let mut root = Defaults::none();
+    let settings = sink::file::Settings {
+        path: "/var/log/out/a.ndjson".into(),
+        rotate_bytes: 1 << 20,
+        keep: 2,
+    };
+    root.written = vec![("archive".to_owned(), settings)];
+    let load = |paths: &str, exclude: &str| {
+        let text = format!("[[files]]\npaths = [{paths}]\nexclude = [{exclude}]\n");
+        load_bytes(text.as_bytes(), &root)
+    };
+    for (paths, at, file) in [
+        ("'/x', '/var/log/**'", 16, "a.ndjson"),
+        ("'/var/log/out/a.ndjson.?'", 10, "a.ndjson.1"),
+        ("'/var/log/*/a.ndjson.2'", 10, "a.ndjson.2"),
+    ] {
+        let found = load(paths, "").unwrap_err();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = found[0].to_string();
+        assert!(
+            found.starts_with(&format!("jobs/idp/job.toml:2:{at}: files.paths: ")),
+            "{found}"
+        );
+        let words = format!("names /var/log/out/{file}, which output `archive` writes");
+        assert!(found.contains(&words), "{found}");
+    }
+    assert!(load("'/var/log/**'", "'/var/log/out/a.ndjson*'").is_ok());
+    assert!(load("'/var/log/out/a.ndjson.3', 'out/*'", "").is_ok());
+}
+
 const FILES: &str = r#"tags = ["a"]
 [[files]]
 paths = ["/var/spool/idp/**/*.json", "out/*.log"]

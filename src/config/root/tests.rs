@@ -307,6 +307,18 @@ fn each_kind_of_output_has_its_keys_and_no_two_write_to_one_place() {
             "[output.file]\npath = 'queue/x'",
             "queue/ of the root is no place",
         ),
+        (
+            "[output.file]\npath = 'x/../queue/x'",
+            "`..` hides where it leads",
+        ),
+        (
+            "[output.file]\npath = './spoolbeat.toml'",
+            "is this configuration itself",
+        ),
+        (
+            "[output.file]\npath = 'x'\n[output.b]\nkind = 'file'\npath = 'x.2'",
+            "another output writes to",
+        ),
         ("[output.file]\npath = '/var/log/'", "names no file"),
         (
             "[output.file]\npath = 'x'\nhosts = ['a']",
