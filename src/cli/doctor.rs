@@ -32,6 +32,7 @@ use crate::process;
 use crate::queue::inspect;
 use crate::queue::inspect::Survey;
 use crate::queue::quarantine;
+use crate::queue::verify;
 use crate::status::Answer;
 use crate::status::Request;
 use crate::status::Status;
@@ -337,8 +338,7 @@ impl Doctor {
         }
         for output in &survey.unreadable_cursors {
             let found = format!("the cursor of {output} cannot be read");
-            let fix =
-                "the next start sends everything again that is kept; receivers know it by event.id";
+            let fix = "the next start, or `spoolbeat queue repair`, makes a new one: everything is sent again that is kept; receivers know it by event.id";
             self.wrong("cursors", found, fix);
         }
         self.quarantine(disk, &dir);
@@ -348,18 +348,27 @@ impl Doctor {
     }
 
     fn records(&mut self, disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) {
-        match inspect::verify(disk, dir, survey) {
+        match verify::verify(disk, dir, survey) {
             Err(error) => {
                 let fix = "see to the disk and to permissions";
-                self.wrong("queue", format!("{}: {error}", dir.display()), fix);
+                self.wrong("queue", error.to_string(), fix);
             }
             Ok(verdict) => {
                 for damage in &verdict.damage {
                     let found = format!("{} at {}: {}", damage.segment, damage.offset, damage.what);
-                    let fix = "look after the disk; these events are counted as damaged, all others are not affected";
+                    let fix = format!(
+                        "look after the disk; `spoolbeat queue repair {}` sets this aside; its events are counted as damaged, all others are not affected",
+                        self.root.display()
+                    );
                     self.wrong("queue", found, fix);
                 }
-                if verdict.damage.is_empty() {
+                if verdict.damage.is_empty() && verdict.settled > 0 {
+                    let found = format!(
+                        "{}; all other checksums fit",
+                        count(verdict.settled, "damaged place") + " settled"
+                    );
+                    self.ok("queue", found);
+                } else if verdict.damage.is_empty() {
                     let found = format!(
                         "{}, {}, {}: all checksums fit",
                         count(survey.segments.len() as u64, "segment"),

@@ -219,7 +219,7 @@ fn dispatch(cli: Cli) -> Done {
         Command::Results(args) => show_results(&args, given),
         Command::Queue { what } => {
             let root = load(what.root().or(given), &[])?;
-            Ok(queue::run(&what, &root.dir))
+            Ok(queue::run(&what, &root))
         }
         Command::Replay(args) => {
             let root = load(given, &[])?;

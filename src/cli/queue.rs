@@ -1,4 +1,4 @@
-//! `spoolbeat queue`: looks into a queue, live or stopped; changes it only in `skip`.
+//! `spoolbeat queue`: looks into a queue, live or stopped; changes it only in `skip` and `repair`.
 
 use std::io;
 use std::io::BufWriter;
@@ -7,7 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::cli::EXIT_ERROR;
+use crate::cli::say::CANNOT_READ;
+use crate::cli::say::count;
 use crate::cli::select::Select;
+use crate::config;
 use crate::disk::Disk;
 use crate::disk::OsDisk;
 use crate::files;
@@ -17,9 +21,11 @@ use crate::queue::select;
 use crate::queue::select::Event;
 use crate::queue::select::Filter;
 use crate::queue::select::Go;
+use crate::queue::verify;
 use crate::units;
 
 mod consent;
+mod repair;
 mod skip;
 
 /// What to look at.
@@ -80,6 +86,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Sets aside what `verify` calls damaged, and makes anew what can be
+    ///
+    /// Says first what is damaged, what it would do and how many events are lost, and asks. Damaged bytes are
+    /// copied to queue/quarantine, with the reason, and settled: `verify` is content then. Unreadable cursors
+    /// and checkpoints are made anew, never so that an output is further than it was; what was not finished is
+    /// removed. While the daemon runs only damaged records are set aside; the rest needs it stopped.
+    #[command(after_help = "Examples:
+  spoolbeat queue repair /srv/spool
+  systemctl stop spoolbeat && spoolbeat queue repair /srv/spool --yes")]
+    Repair(repair::Args),
 }
 
 impl Command {
@@ -92,14 +108,19 @@ impl Command {
             | Self::Cat { root, .. }
             | Self::Verify { root, .. } => root.as_deref(),
             Self::Skip(args) => args.root.as_deref(),
+            Self::Repair(args) => args.root.as_deref(),
         }
     }
 }
 
-/// Runs the command on the root `root`.
+/// Runs the command on the root of `config`.
 #[must_use]
-pub fn run(command: &Command, root: &Path) -> ExitCode {
+pub fn run(command: &Command, config: &config::Root) -> ExitCode {
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let root = &*config.dir;
+    if let Command::Repair(args) = command {
+        return repair::run(args, &disk, config);
+    }
     let dir = root.join("queue");
     let survey = match survey(&disk, root) {
         Ok(survey) => survey,
@@ -128,7 +149,8 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
             cat.run(&disk, &dir, &survey, select)
         }
         Command::Skip(args) => return skip::run(args, &disk, root, &survey),
-        Command::Verify { json, .. } => verify(&disk, &dir, &survey, *json),
+        Command::Verify { json, .. } => return verify(&disk, &dir, &survey, *json),
+        Command::Repair(args) => return repair::run(args, &disk, config),
     };
     match done {
         Ok(code) => code,
@@ -139,15 +161,22 @@ pub fn run(command: &Command, root: &Path) -> ExitCode {
 
 /// Surveys the queue of `root`; says why it cannot.
 pub(super) fn survey(disk: &Arc<dyn Disk>, root: &Path) -> Result<Survey, ExitCode> {
+    exists(root)?;
     let dir = root.join("queue");
-    if files::look(&dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let root = root.display();
-        return Err(super::say::fail(
-            1,
-            &format!("no daemon has run on {root} yet; `spoolbeat run {root}` makes its queue"),
-        ));
-    }
     inspect::survey(disk, &dir).map_err(|error| super::say::fail(74, &error.to_string()))
+}
+
+/// Says so when `root` has no queue yet.
+fn exists(root: &Path) -> Result<(), ExitCode> {
+    match files::look(&root.join("queue")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let root = root.display();
+            let why =
+                format!("no daemon has run on {root} yet; `spoolbeat run {root}` makes its queue");
+            Err(super::say::fail(1, &why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Most jobs that are named where one is not known.
@@ -350,37 +379,33 @@ impl Cat {
     }
 }
 
-fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> io::Result<ExitCode> {
-    let verdict = inspect::verify(disk, dir, survey)?;
-    let mut out = io::stdout().lock();
+fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> ExitCode {
+    let verdict = match verify::verify(disk, dir, survey) {
+        Ok(verdict) => verdict,
+        Err(error) => return super::say::fail(CANNOT_READ, &error.to_string()),
+    };
+    let code = u8::from(!verdict.damage.is_empty());
     if json {
-        serde_json::to_writer_pretty(&mut out, &verdict)?;
-        writeln!(out)?;
-    } else {
-        for damage in &verdict.damage {
-            writeln!(
-                out,
-                "{} at {}: {}",
-                damage.segment, damage.offset, damage.what
-            )?;
-        }
-        writeln!(
-            out,
-            "{}: {} records, {} events, {}; {} bytes of an unfinished record at the end",
-            if verdict.damage.is_empty() {
-                "ok"
-            } else {
-                "damaged"
-            },
-            verdict.records,
-            verdict.events,
-            units::show_bytes(verdict.bytes),
-            verdict.unfinished_bytes
-        )?;
+        return match serde_json::to_string_pretty(&verdict) {
+            Ok(json) => super::say::report(&(json + "\n"), code),
+            Err(error) => super::say::fail(EXIT_ERROR, &format!("no JSON: {error}")),
+        };
     }
-    Ok(if verdict.damage.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    let mut text = String::new();
+    for damage in &verdict.damage {
+        let (segment, offset, what) = (&damage.segment, damage.offset, &damage.what);
+        text += &format!("{segment} at {offset}: {what}\n");
+    }
+    let sound = if code == 0 { "ok" } else { "damaged" };
+    text += &format!(
+        "{sound}: {} records, {} events, {}; {} bytes of an unfinished record at the end",
+        verdict.records,
+        verdict.events,
+        units::show_bytes(verdict.bytes),
+        verdict.unfinished_bytes
+    );
+    if verdict.settled > 0 {
+        text += &format!("; {} settled", count(verdict.settled, "damaged place"));
+    }
+    super::say::report(&(text + "\n"), code)
 }

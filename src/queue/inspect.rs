@@ -12,9 +12,7 @@ use super::cursor::Cursor;
 use super::ledger::Ledger;
 use super::log;
 use super::log::LogReader;
-use super::record::Body;
 use super::record::Header;
-use super::record::StoredEvents;
 use super::recover;
 use super::recover::OpenError;
 use super::segment;
@@ -23,6 +21,8 @@ use super::segment::Position;
 use super::select;
 use super::select::Filter;
 use super::select::Go;
+use super::settled::Settled;
+use super::verify::DAMAGE_MAX;
 use crate::disk::Disk;
 use crate::units::Timestamp;
 
@@ -43,6 +43,10 @@ pub struct Survey {
     pub cursors: Vec<(String, Cursor)>,
     /// Outputs whose cursor cannot be read.
     pub unreadable_cursors: Vec<String>,
+    /// Segments that hold nothing that can be read, not even a head.
+    pub strange: Vec<u64>,
+    /// Damage that a person has settled.
+    pub settled: Settled,
 }
 
 /// Reads what `dir` holds.
@@ -59,6 +63,8 @@ pub fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Survey, OpenError> {
         newest: found.created.values().copied().max(),
         cursors: found.cursors.found,
         unreadable_cursors: found.cursors.damaged,
+        strange: found.strange,
+        settled: Settled::read(&**disk, dir),
     })
 }
 
@@ -264,7 +270,7 @@ pub struct SegmentView {
     pub written: Option<(Timestamp, Timestamp)>,
     /// Outputs that have not passed it.
     pub needed_by: Vec<String>,
-    /// What is wrong with it, as far as heads of records show; `verify` reads all.
+    /// What is wrong with it and not settled, as far as heads of records show; `verify` reads all.
     pub damage: Vec<String>,
 }
 
@@ -302,6 +308,7 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
                 view.epoch = Some(head.epoch);
                 expected = expected.or(Some(head.first_number));
             }
+            Ok(Err(_)) if survey.settled.covers_head(*id) => {}
             Ok(Err(bad)) => view.damage.push(format!("its head is no head: {bad:?}")),
             // Removed by its daemon since the survey.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -322,7 +329,7 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
         };
         let mut reader = LogReader::new(disk.clone(), dir, start);
         while let Some(found) = reader.next(next.min(survey.end))? {
-            view.add(&found.header, expected);
+            view.add(&found.header, expected, &survey.settled);
             expected = Some(found.header.number + 1);
         }
         views.push(view);
@@ -331,8 +338,9 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
 }
 
 impl SegmentView {
-    fn add(&mut self, header: &Header, expected: Option<u64>) {
-        if let Some(expected) = expected.filter(|expected| header.number > *expected)
+    fn add(&mut self, header: &Header, expected: Option<u64>, settled: &Settled) {
+        if let Some(expected) =
+            expected.filter(|expected| !settled.covers_records((*expected, header.number)))
             && self.damage.len() < DAMAGE_MAX
         {
             let lost = header.number - expected;
@@ -358,117 +366,6 @@ fn needed_by(id: u64, survey: &Survey) -> Vec<String> {
         !cursor.frozen && cursor.at.segment <= id && cursor.seq < survey.ledger.next_seq
     });
     behind.map(|(output, _)| output.clone()).collect()
-}
-
-/// Something wrong in a queue.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Damage {
-    /// File name of the segment.
-    pub segment: String,
-    /// Where in it.
-    pub offset: u64,
-    /// What, in words.
-    pub what: String,
-}
-
-/// What [`verify`] found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Verdict {
-    /// Whole records.
-    pub records: u64,
-    /// Events in them.
-    pub events: u64,
-    /// Bytes looked at.
-    pub bytes: u64,
-    /// Bytes behind the last whole record: a write that is under way, or was cut short.
-    pub unfinished_bytes: u64,
-    /// Everything that is wrong.
-    pub damage: Vec<Damage>,
-}
-
-/// Most places that a verdict names; a queue that is damaged in more is shown as far.
-const DAMAGE_MAX: usize = 1000;
-
-/// Reads every record, checks every checksum and inflates every batch.
-///
-/// # Errors
-/// What the disk said.
-pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result<Verdict> {
-    let mut reader = LogReader::new(disk.clone(), dir, first(&**disk, dir)?);
-    let mut verdict = Verdict {
-        bytes: survey.segments.iter().map(|(_, bytes)| bytes).sum(),
-        ..Verdict::default()
-    };
-    let head = first_head(&**disk, dir)?;
-    let mut expected = head.map(|head| (head.first_number, head.first_seq));
-    let mut say = |at: Position, what: String| {
-        if verdict.damage.len() < DAMAGE_MAX {
-            let segment = segment::file_name(at.segment);
-            verdict.damage.push(Damage {
-                segment,
-                offset: at.offset,
-                what,
-            });
-        }
-    };
-    while let Some(found) = reader.next(survey.end)? {
-        let header = found.header;
-        if let Some((number, seq)) = expected
-            && (header.number != number || header.seq != seq)
-        {
-            say(
-                found.at,
-                format!(
-                    "records {number}..{} and events {seq}..{} before this place are missing",
-                    header.number, header.seq
-                ),
-            );
-        }
-        expected = Some((header.number + 1, header.seq + u64::from(header.count)));
-        match reader.body(&found)?.map(|bytes| Body::read(&bytes)) {
-            None => say(
-                found.at,
-                format!("the checksum of record {} does not fit", header.number),
-            ),
-            Some(Err(bad)) => say(
-                found.at,
-                format!("record {} cannot be read: {bad:?}", header.number),
-            ),
-            Some(Ok(body)) => {
-                let parts: u64 = body.parts.iter().map(|part| u64::from(part.count)).sum();
-                let stored = StoredEvents {
-                    bytes: body.events,
-                    count: header.count,
-                    raw_bytes: header.raw_bytes,
-                    zlib: header.zlib,
-                };
-                if parts != u64::from(header.count) || stored.frames().is_err() {
-                    say(
-                        found.at,
-                        format!(
-                            "the events of record {} are not what its header says",
-                            header.number
-                        ),
-                    );
-                }
-            }
-        }
-        verdict.records += 1;
-        verdict.events += u64::from(header.count);
-    }
-    let next = (survey.ledger.next_number, survey.ledger.next_seq);
-    if let Some((number, seq)) = expected.filter(|(number, _)| *number < next.0) {
-        let what = format!(
-            "records {number}..{} and events {seq}..{} at the end are missing",
-            next.0, next.1
-        );
-        say(survey.end, what);
-    }
-    let last = survey.segments.last().copied().unwrap_or_default();
-    if survey.end.segment == last.0 {
-        verdict.unfinished_bytes = last.1.saturating_sub(survey.end.offset);
-    }
-    Ok(verdict)
 }
 
 /// The head of the oldest segment: it says which record comes first. `None` when it cannot be read.

@@ -25,9 +25,12 @@ pub mod quarantine;
 pub mod readers;
 pub mod record;
 pub mod recover;
+pub mod repair;
 pub mod segment;
 pub mod select;
 pub mod service;
+pub mod settled;
+pub mod verify;
 pub mod writer;
 
 pub use fact::Action;

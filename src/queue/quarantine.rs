@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use super::log;
 use super::segment;
+use super::segment::Position;
 use crate::disk::Disk;
+use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::disk::Replace;
 use crate::units::Timestamp;
@@ -92,6 +94,75 @@ pub fn culprit(disk: &dyn Disk, dir: &Path, id: u64) -> u64 {
     next.filter(unreadable).unwrap_or(id)
 }
 
+/// The spans between two places of the log that hold something, segment by segment.
+///
+/// # Errors
+/// What the disk said.
+pub fn spans(
+    disk: &dyn Disk,
+    dir: &Path,
+    (from, to): (Position, Position),
+) -> io::Result<Vec<Span>> {
+    let mut spans = Vec::new();
+    for entry in disk.list(dir)? {
+        let between = |id: &u64| (from.segment..=to.segment).contains(id);
+        let Some(segment) = segment::id_of(&entry.name).filter(between) else {
+            continue;
+        };
+        let span = Span {
+            segment,
+            from: match segment == from.segment {
+                true => from.offset,
+                false => segment::HEAD_BYTES as u64,
+            },
+            to: match segment == to.segment {
+                true => entry.bytes.min(to.offset),
+                false => entry.bytes,
+            },
+            events: None,
+        };
+        if entry.kind == EntryKind::File && span.from < span.to {
+            spans.push(span);
+        }
+    }
+    Ok(spans)
+}
+
+/// Keeps a copy of all that lies between two places of the log; `events` as in [`Span`]. Where nothing
+/// is left there, the reason is kept alone.
+///
+/// # Errors
+/// What the disk said; the queue is as it was.
+pub fn keep(
+    disk: &dyn Disk,
+    dir: &Path,
+    (from, to): (Position, Position),
+    events: Option<(u64, u64)>,
+    reason: &str,
+    now: Timestamp,
+) -> io::Result<()> {
+    let mut spans = spans(disk, dir, (from, to))?;
+    if spans.is_empty() {
+        spans.push(Span {
+            segment: from.segment,
+            from: from.offset,
+            to: from.offset,
+            events: None,
+        });
+    }
+    // Of all together: counted once.
+    spans[0].events = events;
+    for span in spans {
+        match keep_span(disk, dir, span, reason, now) {
+            // Missing as a whole: set aside already, or somebody's doing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Keeps a copy of a damaged span; `false` when it has been kept already.
 ///
 /// # Errors
@@ -104,15 +175,16 @@ pub fn keep_span(
     now: Timestamp,
 ) -> io::Result<bool> {
     let to = path(dir, span.segment, span.from);
-    if disk
-        .read(&to.with_extension("json"), REASON_BYTES_MAX)
-        .is_ok()
-    {
+    let from = disk.open(&dir.join(segment::file_name(span.segment)), Open::Read)?;
+    let end = span.to.min(from.size()?);
+    let has_reason = disk.read(&to.with_extension("json"), REASON_BYTES_MAX);
+    let kept = disk.open(&to, Open::Read).and_then(|kept| kept.size());
+    // What begins there may have been less when it was kept.
+    if has_reason.is_ok() && kept.is_ok_and(|kept| kept >= end.saturating_sub(span.from)) {
         return Ok(false);
     }
     disk.make_dir(&dir.join(DIR))?;
-    let from = disk.open(&dir.join(segment::file_name(span.segment)), Open::Read)?;
-    let end = span.to.min(from.size()?);
+    disk.sync_dir(dir)?;
     match disk.remove(&to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

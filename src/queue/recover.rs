@@ -25,6 +25,7 @@ use super::record::Body;
 use super::segment;
 use super::segment::BadHead;
 use super::segment::Position;
+use super::settled;
 use crate::disk::Disk;
 use crate::disk::Entry;
 use crate::disk::EntryKind;
@@ -36,7 +37,7 @@ use crate::units::Timestamp;
 /// Why a queue could not be opened. It is untouched then.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The disk failed.
+    /// The disk failed, or refuses.
     Disk {
         /// Which file or folder.
         path: PathBuf,
@@ -55,11 +56,9 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disk { path, error } => write!(
-                f,
-                "the queue at {} cannot be opened: {error}",
-                path.display()
-            ),
+            Self::Disk { path, error } => {
+                write!(f, "the queue cannot be used: {}: {error}", path.display())
+            }
             Self::Newer { path, what } => {
                 write!(
                     f,
@@ -185,7 +184,7 @@ fn is_ours(entry: &Entry) -> bool {
     if entry.kind == EntryKind::Folder {
         return name == quarantine::DIR;
     }
-    let known = ["lock", "reserve"].contains(&name)
+    let known = ["lock", "reserve", settled::FILE].contains(&name)
         || segment::id_of(name).is_some()
         || name.starts_with("checkpoint-")
         || name.starts_with("cursor-")
@@ -195,14 +194,24 @@ fn is_ours(entry: &Entry) -> bool {
 
 /// Removes what the daemon before died in the midst of. What cannot be removed costs only its room.
 fn remove_unfinished(disk: &dyn Disk, dir: &Path) {
-    let entries = disk.list(dir).unwrap_or_default();
-    for entry in entries {
-        if entry.name.starts_with(UNFINISHED)
-            && let Err(error) = disk.remove(&dir.join(&entry.name))
-        {
-            tracing::warn!(file = entry.name, %error, "an unfinished file could not be removed");
+    for file in unfinished(disk, dir) {
+        if let Err(error) = disk.remove(&file) {
+            tracing::warn!(file = %file.display(), %error, "an unfinished file could not be removed");
         }
     }
+}
+
+/// Replacements that were not finished.
+pub(super) fn unfinished(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for home in [dir.to_path_buf(), dir.join(quarantine::DIR)] {
+        let entries = disk.list(&home).unwrap_or_default();
+        let left = entries
+            .iter()
+            .filter(|entry| entry.name.starts_with(UNFINISHED) && entry.kind == EntryKind::File);
+        found.extend(left.map(|entry| home.join(&entry.name)));
+    }
+    found
 }
 
 /// Reads what a queue folder holds and changes nothing, so it also serves a root whose daemon runs.

@@ -40,6 +40,7 @@ mod damage;
 mod errno;
 mod golden;
 mod model;
+mod repair;
 mod service;
 
 const DIR: &str = "/q";

@@ -21,6 +21,7 @@ use super::fact::Fact;
 use super::fact::Part;
 use super::ledger::Ledger;
 use super::locked;
+use super::log::LogReader;
 use super::record;
 use super::record::Draft;
 use super::record::Header;
@@ -495,14 +496,17 @@ impl Writer {
         let Some(id) = self.sealed.keys().next().copied() else {
             return Ok((self.durable_end(), self.next_seq));
         };
-        let seq = log_first_seq(&*self.disk, &self.dir, id)?.unwrap_or(self.next_seq);
-        Ok((
-            Position {
-                segment: id,
-                offset: 0,
-            },
-            seq,
-        ))
+        let at = Position {
+            segment: id,
+            offset: 0,
+        };
+        if let Some(seq) = log_first_seq(&*self.disk, &self.dir, id)? {
+            return Ok((at, seq));
+        }
+        // Its head is damaged: the first record that can be read says it too.
+        let mut reader = LogReader::new(self.disk.clone(), &self.dir, at);
+        let first = reader.next(self.durable_end())?;
+        Ok((at, first.map_or(self.next_seq, |found| found.header.seq)))
     }
 
     /// The oldest segment, if it takes no more records, with the id of the next one and the number of

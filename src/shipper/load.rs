@@ -19,7 +19,6 @@ use crate::queue::cursor::Cursor;
 use crate::queue::log;
 use crate::queue::log::LogReader;
 use crate::queue::quarantine;
-use crate::queue::quarantine::Span;
 use crate::queue::record::Body;
 use crate::queue::record::Header;
 use crate::queue::record::StoredEvents;
@@ -404,21 +403,17 @@ impl Loader {
         if next == Some(at) {
             return;
         }
-        let next = next.filter(|next| next.segment == at.segment);
-        let span = Span {
-            segment: at.segment,
-            from: at.offset,
-            to: next.map_or(u64::MAX, |next| next.offset),
-            events: Some(events),
+        let end_of_segment = Position {
+            offset: u64::MAX,
+            ..at
         };
+        let place = (at, next.unwrap_or(end_of_segment));
         let reason = "no record with a checksum that fits was found here";
-        match quarantine::keep_span(&*self.disk, &self.dir, span, reason, clock::now()) {
-            // Missing as a whole: set aside already, or somebody's doing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(output = self.output, %error, ?at, "a damaged part of the queue could not be set aside")
-            }
-            Ok(_) => {}
+        let now = clock::now();
+        if let Err(error) =
+            quarantine::keep(&*self.disk, &self.dir, place, Some(events), reason, now)
+        {
+            tracing::warn!(output = self.output, %error, ?at, "a damaged part of the queue could not be set aside");
         }
     }
 

@@ -1,8 +1,9 @@
-//! Queues that somebody or something has changed: `queue skip`, which does nothing unasked, cursors that
-//! cannot be read, and records that rotted at the end.
+//! Queues that somebody or something has changed: `queue skip` and `queue repair`, which do nothing unasked,
+//! cursors that cannot be read, and records that rotted at the end.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -238,6 +239,146 @@ fn a_last_record_that_rots_is_counted_after_a_stop_and_kept_after_a_kill() {
     let status = start_and_send(&mut spool);
     let damaged = status["outputs"][0]["damaged_events"].as_u64().unwrap();
     assert!(damaged > 0, "{status}");
+    is_sound(&spool);
+    spool.stop();
+}
+
+/// Everything in the queue's folder, by name.
+fn files(spool: &Spool) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(spool.root().join("queue")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+/// A live root whose server is away, with a run in a segment of an earlier start, and one in a newer one.
+fn waiting_in_two_segments(logstash: &mut Logstash) -> Spool {
+    let mut spool = waiting(logstash, &["a"]);
+    spool.kill();
+    spool.start();
+    spool.job("b", ONCE, "job.sh", "seq 1 50\n");
+    wait_until(SOON, "the run has ended", || {
+        spool.job_status("b")["last_run"]["outcome"] == "success"
+    });
+    spool
+}
+
+/// Flips a bit in the middle of the oldest segment.
+fn rot(spool: &Spool) {
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "seg");
+    let path = files(spool).into_keys().find(is_segment).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn verify(spool: &Spool) -> (Option<i32>, serde_json::Value) {
+    let verdict = spool.command(&["queue", "verify", "--json"]);
+    let json = serde_json::from_slice(&verdict.stdout).unwrap();
+    (verdict.status.code(), json)
+}
+
+fn repair(spool: &Spool, flags: &[&str]) -> (Option<i32>, String) {
+    let output = spool.command(&[&["queue", "repair"], flags].concat());
+    (output.status.code(), said(&output))
+}
+
+#[test]
+fn a_stopped_queue_is_repaired_after_it_was_said_how_and_a_sound_one_is_left_alone() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting_in_two_segments(&mut logstash);
+    spool.kill();
+    let whole = files(&spool);
+    let (code, text) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("nothing is damaged; nothing was changed"),
+        "{text}"
+    );
+    assert_eq!(files(&spool), whole);
+
+    rot(&spool);
+    fs::write(cursor(&spool), [0x55; 1024]).unwrap();
+    fs::write(spool.root().join("queue/.new-cursor-lumberjack"), "x").unwrap();
+    let damaged = files(&spool);
+    let (code, found) = verify(&spool);
+    assert_eq!(code, Some(1), "{found}");
+    assert_eq!(found["damage"].as_array().unwrap().len(), 1, "{found}");
+    let (code, asked) = repair(&spool, &[]);
+    assert_eq!(code, Some(2), "{asked}");
+    for words in [
+        found["damage"][0]["what"].as_str().unwrap(),
+        " lost in all",
+        "the cursor of lumberjack cannot be read",
+        "was never finished",
+        "give --yes",
+    ] {
+        assert!(asked.contains(words), "{words}: {asked}");
+    }
+    assert_eq!(files(&spool), damaged, "nothing is changed unasked");
+
+    let (code, text) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, found) = verify(&spool);
+    assert_eq!(code, Some(0), "{found}");
+    assert_eq!(found["settled"], 1, "{found}");
+    is_sound(&spool);
+    let doctor = spool.command(&["doctor"]);
+    assert!(doctor.status.success(), "{}", said(&doctor));
+    assert!(
+        said(&doctor).contains("1 damaged place settled"),
+        "{}",
+        said(&doctor)
+    );
+    let settled = files(&spool);
+    assert_eq!(repair(&spool, &["--yes"]).0, Some(0));
+    assert_eq!(files(&spool), settled, "a second repair has nothing to do");
+
+    // Everything that can be read is sent, the rest is counted, and it stays settled.
+    logstash.open();
+    let status = start_and_send(&mut spool);
+    let lost = status["outputs"][0]["damaged_events"].as_u64().unwrap();
+    assert!(lost > 0, "{status}");
+    assert!(asked.contains(&format!("{lost} event")), "{lost}: {asked}");
+    is_sound(&spool);
+    spool.stop();
+    assert_eq!(verify(&spool).0, Some(0));
+}
+
+#[test]
+fn damaged_records_are_set_aside_under_a_live_daemon_and_the_rest_needs_it_stopped() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting_in_two_segments(&mut logstash);
+    rot(&spool);
+    let (code, asked) = repair(&spool, &[]);
+    assert_eq!(code, Some(2), "{asked}");
+    assert!(asked.contains("not passed yet by lumberjack: "), "{asked}");
+    let (code, text) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, found) = verify(&spool);
+    assert_eq!((code, &found["settled"]), (Some(0), &1.into()), "{found}");
+    wait_until(SOON, "the daemon has seen what was set aside", || {
+        spool.status()["queue"]["quarantined"] == 1
+    });
+
+    fs::write(cursor(&spool), [0x55; 1024]).unwrap();
+    let before = fs::read(cursor(&spool)).unwrap();
+    let (code, text) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("systemctl stop spoolbeat"), "{text}");
+    assert_eq!(fs::read(cursor(&spool)).unwrap(), before);
+    spool.kill();
+    let (code, text) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+
+    logstash.open();
+    let status = start_and_send(&mut spool);
+    assert!(status["outputs"][0]["damaged_events"] != 0, "{status}");
+    assert_eq!(status["queue"]["quarantined"], 1, "{status}");
+    assert_eq!(verify(&spool).0, Some(0));
     is_sound(&spool);
     spool.stop();
 }

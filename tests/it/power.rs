@@ -42,6 +42,7 @@ use spoolbeat::queue::Settings;
 use spoolbeat::queue::cursor::Cursor;
 use spoolbeat::queue::cursor::Passed;
 use spoolbeat::queue::inspect;
+use spoolbeat::queue::verify;
 use spoolbeat::units::Timestamp;
 
 use crate::harness::SOON;
@@ -210,7 +211,7 @@ fn check(dir: &Path, (captured, passed): (u64, u64), round: usize) -> u64 {
         queued >= captured,
         "round {round}: {captured} promised, {queued} there"
     );
-    let verdict = inspect::verify(&disk, dir, &survey).unwrap();
+    let verdict = verify::verify(&disk, dir, &survey).unwrap();
     assert_eq!(verdict.damage, [], "round {round}");
     let cursor = survey.cursors.iter().find(|(output, _)| output == OUTPUT);
     let at = cursor.map_or(0, |(_, cursor)| cursor.seq);

@@ -14,6 +14,7 @@ use crate::cli::EXIT_USAGE;
 use crate::cli::say;
 use crate::daemon;
 use crate::daemon::Claim;
+use crate::disk;
 use crate::files;
 use crate::process;
 
@@ -38,18 +39,28 @@ pub(super) fn ask(question: &str, yes: bool) -> Result<(), ExitCode> {
 
 /// Locks a root whose daemon is stopped; `None`: one runs.
 pub(super) fn claim(root: &Path) -> Result<Option<Claim>, ExitCode> {
-    let own = process::own_uid();
-    let owner = files::look(&root.join("queue")).map_or(own, |item| item.uid);
     match daemon::claim(root) {
-        // What root makes here the daemon could not change afterwards.
-        Ok(_) if owner != own => Err(say::fail(
-            EXIT_ERROR,
-            &format!(
-                "nothing was changed: the queue belongs to user {owner}, and you are user {own}; run this as `sudo -u '#{owner}' spoolbeat ...`"
-            ),
-        )),
-        Ok(claim) => Ok(Some(claim)),
+        Ok(claim) => is_ours(root).map(|()| Some(claim)),
         Err(daemon::Error::Locked { .. }) => Ok(None),
         Err(error) => Err(say::fail(EXIT_ERROR, &error.to_string())),
     }
+}
+
+/// Whether files may be made in the queue: what others make there the daemon could not change afterwards.
+pub(super) fn is_ours(root: &Path) -> Result<(), ExitCode> {
+    let own = process::own_uid();
+    let owner = files::look(&root.join("queue")).map_or(own, |item| item.uid);
+    if owner == own {
+        return Ok(());
+    }
+    let why = format!(
+        "nothing was changed: the queue belongs to user {owner}, and you are user {own}; run this as `sudo -u '#{owner}' spoolbeat ...`"
+    );
+    Err(say::fail(EXIT_ERROR, &why))
+}
+
+/// Whether a daemon has the root; changes nothing.
+pub(super) fn is_live(root: &Path) -> bool {
+    let lock = root.join("queue").join("lock");
+    files::look(&lock).is_ok() && matches!(disk::lock(&lock), Ok(None))
 }

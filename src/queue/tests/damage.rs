@@ -28,23 +28,23 @@ use crate::disk::mem::platter::Dice;
 use crate::units::Timestamp;
 
 /// Where a record lies, in a file by its place among the files.
-struct Lies {
+pub(super) struct Lies {
     number: u64,
-    file: usize,
-    bytes: Range<usize>,
+    pub(super) file: usize,
+    pub(super) bytes: Range<usize>,
 }
 
 /// A queue of several segments, with cursors and checkpoints, after an orderly stop.
-struct Whole {
-    files: Files,
+pub(super) struct Whole {
+    pub(super) files: Files,
     records: Vec<Given>,
-    lies: Vec<Lies>,
+    pub(super) lies: Vec<Lies>,
     cursors: [u64; 2],
-    segment_bytes: u64,
+    pub(super) segment_bytes: u64,
 }
 
 impl Whole {
-    fn new(segment_bytes: u64) -> Self {
+    pub(super) fn new(segment_bytes: u64) -> Self {
         let disk = MemDisk::default();
         let mut bench = Bench::new(disk.clone(), 77);
         bench.segment_bytes = segment_bytes;
@@ -95,7 +95,7 @@ impl Whole {
         }
     }
 
-    fn hit(&self, file: usize, bytes: &Range<usize>) -> BTreeSet<u64> {
+    pub(super) fn hit(&self, file: usize, bytes: &Range<usize>) -> BTreeSet<u64> {
         let hit = |lies: &&Lies| {
             lies.file == file && lies.bytes.start < bytes.end && bytes.start < lies.bytes.end
         };
@@ -106,14 +106,14 @@ impl Whole {
             .collect()
     }
 
-    fn with(&self, file: usize, change: impl FnOnce(&mut Vec<u8>)) -> Files {
+    pub(super) fn with(&self, file: usize, change: impl FnOnce(&mut Vec<u8>)) -> Files {
         let mut files = self.files.clone();
         change(Arc::make_mut(&mut files[file].1));
         files
     }
 
     /// Opens damaged files; records of `gone` may be missing, and no others.
-    fn check(&self, files: &Files, gone: &BTreeSet<u64>, what: &str) {
+    pub(super) fn check(&self, files: &Files, gone: &BTreeSet<u64>, what: &str) {
         let disk = MemDisk::holding(files);
         let shared: Arc<dyn Disk> = Arc::new(disk);
         let dir = Path::new(bench::DIR);

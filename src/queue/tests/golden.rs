@@ -151,7 +151,7 @@ fn listing(dir: &Path) -> String {
         select::Go::On
     })
     .unwrap();
-    lines.push(serde_json::to_string(&inspect::verify(&disk, dir, &survey).unwrap()).unwrap());
+    lines.push(serde_json::to_string(&verify::verify(&disk, dir, &survey).unwrap()).unwrap());
     lines.join("\n") + "\n"
 }
 

@@ -530,7 +530,7 @@ impl Pair {
         }
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let survey = inspect::survey(&disk, Path::new(DIR)).unwrap();
-        let verdict = inspect::verify(&disk, Path::new(DIR), &survey).unwrap();
+        let verdict = verify::verify(&disk, Path::new(DIR), &survey).unwrap();
         assert_eq!(verdict.damage, []);
         if !self.outputs.is_empty() {
             self.tidy(Pressure::Pressed).unwrap();
