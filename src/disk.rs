@@ -367,11 +367,12 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 pub fn create_shared(path: &Path, group: Option<u32>) -> io::Result<Arc<dyn DiskFile>> {
     let mut options = File::options();
     options.read(true).write(true).create_new(true).mode(0o640);
-    let file = options.open(path)?;
+    let kind = Kind::of(path);
+    let file = kind.step("create", || options.open(path))?;
     if group.is_some() {
         std::os::unix::fs::fchown(&file, None, group)?;
     }
-    Ok(Arc::new(OsFile(file, Kind::of(path))))
+    Ok(Arc::new(OsFile(file, kind)))
 }
 
 /// Makes a folder, and those above it, that a group may look into (`None`: our own), and nobody else; an

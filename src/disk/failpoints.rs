@@ -6,7 +6,8 @@
 //! `SPOOLBEAT_DIE_AT=<file>-<verb>:<n>` sends SIGKILL to the process before the n-th such step,
 //! with `:after` behind it, with `:torn=<k>` when the first k bytes of it are written. Files are
 //! `segment`, `cursor`, `checkpoint`, `reserve`, `queue` (the folder) and `other`; verbs are
-//! `create`, `write`, `sync`, `truncate`, `reserve`, `rename` and `remove`.
+//! `create`, `write`, `sync`, `truncate`, `reserve`, `rename` and `remove`. `SPOOLBEAT_STEPS_TO=<path>`
+//! adds the name of each step that is come to to this file, so that a test can know that it knows all.
 
 use std::io;
 use std::path::Path;
@@ -64,7 +65,11 @@ impl Kind {
 
 #[cfg(feature = "failpoints")]
 mod armed {
+    use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::io::Write;
     use std::path::Path;
+    use std::sync::Mutex;
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering;
@@ -114,8 +119,31 @@ mod armed {
         }
     }
 
+    /// Writes down that a step was come to, once for each name.
+    fn note(kind: &str, verb: &str) {
+        static STEPS: OnceLock<Option<(File, Mutex<BTreeSet<String>>)>> = OnceLock::new();
+        let steps = STEPS.get_or_init(|| {
+            let path = std::env::var_os("SPOOLBEAT_STEPS_TO")?;
+            let file = File::options().append(true).create(true).open(path);
+            Some((
+                file.expect("SPOOLBEAT_STEPS_TO can be written"),
+                Mutex::default(),
+            ))
+        });
+        if let Some((file, known)) = steps {
+            let name = format!("{kind}-{verb}\n");
+            let mut known = known.lock().expect("nobody panics with it");
+            if known.insert(name.clone()) {
+                let mut file = file;
+                file.write_all(name.as_bytes())
+                    .expect("SPOOLBEAT_STEPS_TO can be written");
+            }
+        }
+    }
+
     /// When in this step to die, if it is the one.
     pub(super) fn due(kind: &str, verb: &str) -> Option<When> {
+        note(kind, verb);
         static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
         let plan = PLAN.get_or_init(|| {
             let text = std::env::var("SPOOLBEAT_DIE_AT").ok()?;

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
+use spoolbeat::disk;
+use spoolbeat::disk::Disk;
+use spoolbeat::disk::OsDisk;
+use spoolbeat::queue::inspect;
+use spoolbeat::queue::verify;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
@@ -51,6 +57,8 @@ const STEPS: &[(&str, u64)] = &[
     ("other-create", 3),
     ("other-write", 4),
     ("other-rename", 3),
+    ("other-sync", 1),
+    ("other-remove", 2),
 ];
 
 /// Comes only on a disk that is full, which takes a file system of its own, thus root.
@@ -65,6 +73,10 @@ const DEATHS_OF_A_ROOT: usize = 40;
 /// A life that comes to no such step ends after this.
 const LIFE: Duration = Duration::from_millis(1300);
 
+/// The file whose blocks a queue sets aside: it is made once in a root's life, and again when a disk
+/// that was full has room.
+const RESERVE: &str = "reserve";
+
 /// Length of a line of the source; a quarter of a thousand fill the smallest segment.
 const LINE_BYTES: u64 = 4000;
 
@@ -75,7 +87,10 @@ const LINES: u64 = 300;
 const IN_FLIGHT: usize = 2;
 
 /// Roots that live and die at a time: most of a life is waiting.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: usize = 12;
+
+/// Disks that are full, at a time; each takes its part of the deaths.
+const FULL_DISKS: usize = 10;
 
 /// Patience with a root that is to become empty.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -162,14 +177,14 @@ impl Victim {
         let logstash = Logstash::new(Keep::Ids);
         let spool = Spool::in_memory(&format!(
             "[output.lumberjack]\nhosts = [\"127.0.0.1:{}\"]\nbackoff = {{ init = \"20ms\", max = \"100ms\" }}\n\
-             [spool]\nsettle = \"100ms\"\n\
+             [spool]\nsettle = \"10ms\"\n\
              [queue]\nmax_bytes = \"16MiB\"\ncompression_level = 0\nretain = {{ age = \"1h\", bytes = \"0\" }}\n",
             logstash.port()
         ));
         let source = spool.root().join("source");
         fs::create_dir_all(&source).unwrap();
         let files = format!(
-            "[[files]]\npaths = [\"{}/*.log\"]\nscan = \"200ms\"\nquiet = \"200ms\"\n",
+            "[[files]]\npaths = [\"{}/*.log\"]\nscan = \"100ms\"\nquiet = \"200ms\"\n",
             source.display()
         );
         let job = spool.root().join("jobs/lines");
@@ -177,7 +192,7 @@ impl Victim {
         fs::write(job.join("job.toml"), files).unwrap();
         spool.job(
             "runs",
-            "[script]\nrun = \"job.sh\"\nlanguage = \"sh\"\n[schedule]\nevery = \"100ms\"\n[results]\nkeep = { runs = 10000 }\n",
+            "[script]\nrun = \"job.sh\"\nlanguage = \"sh\"\n[schedule]\nevery = \"250ms\"\n[results]\nkeep = { runs = 10000 }\n",
             "job.sh",
             "echo one; echo two >&2\n",
         );
@@ -198,20 +213,20 @@ impl Victim {
         self.spool.root().join("queue")
     }
 
+    /// Where the daemon writes which steps it came to.
+    fn steps(&self) -> PathBuf {
+        self.spool.root().join("steps")
+    }
+
     /// Adds lines to the source, unless as many as `most` wait.
     fn write_lines(&mut self, count: u64, most: u64) {
         if self.lines > self.next_line + most {
             return;
         }
+        let rest = "x".repeat(LINE_BYTES as usize - 10);
         let mut text = String::new();
         for n in self.lines..self.lines + count {
-            let line = format!("{n:09}");
-            text.push_str(&line);
-            text.extend(std::iter::repeat_n(
-                'x',
-                LINE_BYTES as usize - line.len() - 1,
-            ));
-            text.push('\n');
+            text.push_str(&format!("{n:09}{rest}\n"));
         }
         self.lines += count;
         File::options()
@@ -223,19 +238,39 @@ impl Victim {
             .unwrap();
     }
 
-    /// Lives until it dies at this step, or long enough; returns whether it died.
-    fn live(&mut self, die_at: &str) -> bool {
-        self.spool.start_with(&[("SPOOLBEAT_DIE_AT", die_at)]);
-        let started = Instant::now();
+    /// Lives until it dies at this step, or it is `enough`; returns whether it died.
+    fn live(&mut self, die_at: &str, enough: impl Fn(&Self) -> bool) -> bool {
+        self.wait_for_the_lock();
+        let steps = self.steps();
+        self.spool.start_with(&[
+            ("SPOOLBEAT_DIE_AT", die_at),
+            ("SPOOLBEAT_STEPS_TO", steps.to_str().unwrap()),
+        ]);
         let mut died = false;
         wait_until(DRAIN, "it dies or has lived", || {
             died = self.spool.is_killed();
-            died || started.elapsed() >= LIFE
+            died || enough(self)
         });
         if !died {
             self.spool.kill();
         }
         died
+    }
+
+    /// A child that the dead daemon was about to start has its locks until it executes its program, on
+    /// a busy machine for longer than the next daemon is patient.
+    fn wait_for_the_lock(&self) {
+        let lock = self.queue().join("lock");
+        wait_until(DRAIN, "the root's locks are free", || {
+            let root = disk::lock_folder(&self.spool.root()).unwrap();
+            root.is_some() && (!lock.exists() || disk::lock(&lock).unwrap().is_some())
+        });
+    }
+
+    /// The same, a usual life long.
+    fn live_on(&mut self, die_at: &str) -> bool {
+        let started = Instant::now();
+        self.live(die_at, |_| started.elapsed() >= LIFE)
     }
 
     /// Looks at what arrived since the last look: no line may be missing before another, and what
@@ -285,16 +320,20 @@ impl Victim {
         if died_at.starts_with("cursor-write") && died_at.contains("torn") {
             self.excused = self.connections.keys().next_back().copied().unwrap_or(0);
         }
-        let verdict = self.spool.command(&["queue", "verify", "."]);
-        let text = said(&verdict);
-        if text.contains("no daemon has run") {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        let dir = self.queue();
+        if !dir.exists() {
             return;
         }
-        assert!(verdict.status.success(), "died at {died_at}: {text}");
-        let stat = self.spool.command(&["queue", "stat", "--json", "."]);
-        let stat: Value = serde_json::from_slice(&stat.stdout).unwrap();
-        let captured = stat["captured"].as_u64().unwrap();
-        let waiting = stat["outputs"]["lumberjack"]["waiting"].as_u64();
+        let survey = inspect::survey(&disk, &dir);
+        let survey = survey.unwrap_or_else(|error| panic!("died at {died_at}: {error}"));
+        let verdict = verify::verify(&disk, &dir, &survey).unwrap();
+        assert_eq!(verdict.damage, [], "died at {died_at}");
+        let captured = survey.ledger.queued();
+        let mut cursors = survey.cursors.iter();
+        let waiting = cursors
+            .find(|(output, _)| output == "lumberjack")
+            .map(|(_, cursor)| survey.ledger.next_seq.saturating_sub(cursor.seq));
         let passed = captured - waiting.unwrap_or(captured);
         let arrived = self.came_in.len() as u64;
         assert!(
@@ -309,6 +348,7 @@ impl Victim {
 
     /// Lets it come to an end and compares everything.
     fn drain(&mut self, history: &[String]) {
+        self.wait_for_the_lock();
         self.spool.start();
         let told = format!("everything arrives after {history:?}");
         wait_until(DRAIN, &told, || {
@@ -334,6 +374,11 @@ impl Victim {
             "distinct events that arrived, and events that were captured, after {history:?}"
         );
         self.assert_runs_complete(history);
+        let steps = fs::read_to_string(self.steps()).unwrap();
+        for step in steps.lines() {
+            let known = STEPS.iter().any(|(name, _)| *name == step) || step == ON_A_FULL_DISK;
+            assert!(known, "nobody dies at `{step}`; add it to STEPS");
+        }
         let unfinished = fs::read_dir(self.queue()).unwrap();
         let unfinished: Vec<String> = unfinished
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -375,7 +420,10 @@ fn chapter(tally: &Mutex<Tally>) {
     while history.len() < DEATHS_OF_A_ROOT {
         victim.write_lines(LINES, 3 * LINES);
         let (step, die_at) = tally.lock().unwrap().next();
-        let died = victim.live(&die_at);
+        if step == "reserve-create" {
+            drop(fs::remove_file(victim.queue().join(RESERVE)));
+        }
+        let died = victim.live_on(&die_at);
         victim.autopsy(&die_at);
         let mut tally = tally.lock().unwrap();
         let count = if died {
@@ -408,11 +456,14 @@ fn full_chapter(tally: &Mutex<Tally>, deaths: usize) {
         );
         // With room: it takes the reserve and captures something.
         victim.write_lines(LINES / 10, LINES);
-        victim.live("nothing-dies:1");
+        let reserve = queue.join(RESERVE);
+        victim.live("nothing-dies:1", |victim| {
+            reserve.exists() && victim.logstash.arrived() > victim.seen
+        });
         let mut full = File::create(&ballast).unwrap();
         while full.write_all(&[0; 4096]).is_ok() {}
         let die_at = tally.lock().unwrap().when(ON_A_FULL_DISK, 1);
-        let died = victim.live(&die_at);
+        let died = victim.live_on(&die_at);
         fs::remove_file(&ballast).unwrap();
         victim.autopsy(&die_at);
         if died {
@@ -477,7 +528,10 @@ fn slow_a_kill_at_every_step_on_the_disk_loses_nothing() {
     let tally = tally.into_inner().unwrap();
     let survived: usize = tally.survived.values().sum();
     for (name, deaths) in &tally.deaths {
-        say(&format!("{name:<20} {deaths:>6} deaths"));
+        let survived = tally.survived.get(name).copied().unwrap_or_default();
+        say(&format!(
+            "{name:<20} {deaths:>6} deaths, not come to in {survived} lives"
+        ));
     }
     say(&format!(
         "{} deaths at their steps and {survived} at any other moment, of {} roots in {:?}",
@@ -496,6 +550,10 @@ fn slow_a_kill_while_the_reserve_is_given_up_loses_nothing() {
         return;
     }
     let tally = Mutex::new(Tally::default());
-    full_chapter(&tally, DEATHS_EACH);
+    thread::scope(|scope| {
+        for _ in 0..FULL_DISKS {
+            scope.spawn(|| full_chapter(&tally, DEATHS_EACH / FULL_DISKS));
+        }
+    });
     say(&format!("{ON_A_FULL_DISK:<20} {DEATHS_EACH:>6} deaths"));
 }

@@ -156,6 +156,11 @@ impl Logstash {
         state.windows[seen..].to_vec()
     }
 
+    /// How many windows arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        self.shared.state.lock().unwrap().windows.len()
+    }
+
     /// How many events arrived, resent ones counted again.
     pub(crate) fn count(&self) -> usize {
         self.windows().iter().map(|window| window.ids.len()).sum()
