@@ -159,6 +159,9 @@ pub struct Daemon {
     pub unreadable: Option<String>,
     /// What is wrong with the newest edit of spoolbeat.toml; the former settings hold.
     pub settings_problems: Vec<Problem>,
+    /// What changed in spoolbeat.toml and holds only from the next start.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
     /// Events of the daemon's own that were dropped since its start, as too many waited for the queue.
     pub notices_dropped: u64,
 }

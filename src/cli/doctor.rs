@@ -247,6 +247,12 @@ impl Doctor {
                     let found = "spoolbeat.toml is not good; the former settings hold";
                     self.wrong("daemon", found.to_owned(), fix);
                 }
+                if !daemon.needs_restart.is_empty() {
+                    let changed = daemon.needs_restart.join(", ");
+                    let found =
+                        format!("what changed in {changed} of spoolbeat.toml does not hold yet");
+                    self.warn("daemon", found, "restart it");
+                }
                 return Some(*status);
             }
             Ok(_) => self.wrong(

@@ -232,7 +232,10 @@ fn dispatch(cli: Cli) -> Done {
                 Some(client) => client,
                 None => {
                     let root = load(given, &[])?;
-                    choose(&root.outputs, args.output.as_deref())?.1.client()
+                    let instead = "give --to HOST:PORT, or an output with kind = \"lumberjack\"";
+                    choose(&root.outputs, args.output.as_deref(), instead)?
+                        .1
+                        .client()
                 }
             };
             block_on(send::run(args, client))
@@ -242,9 +245,11 @@ fn dispatch(cli: Cli) -> Done {
         } => {
             let root = load(args.root.as_deref().or(given), &[])?;
             log::start(log::Format::Auto, verbose.unwrap_or(Level::ERROR));
-            let chosen = match args.output.as_deref() {
-                Some(name) => vec![choose(&root.outputs, Some(name))?],
-                None => servers(&root.outputs).collect(),
+            let instead = "`spoolbeat status` shows whether it can be written";
+            let name = args.output.as_deref();
+            let chosen = match (choose(&root.outputs, name, instead)?, name) {
+                (chosen, Some(_)) => vec![chosen],
+                (_, None) => servers(&root.outputs).collect(),
             };
             block_on(async { test_output::run(&args, &chosen).await })
         }
@@ -272,25 +277,30 @@ fn servers(outputs: &[Output]) -> impl Iterator<Item = (&str, &Settings)> {
 }
 
 /// The output of this name, without one the first that is a server; says which there are when there
-/// is none.
+/// is none, and of one that is no server, which only its daemon may write to, what to do instead.
 fn choose<'a>(
     outputs: &'a [Output],
     name: Option<&str>,
+    instead: &str,
 ) -> Result<(&'a str, &'a Settings), ExitCode> {
     let chosen = servers(outputs).find(|(known, _)| name.is_none_or(|name| name == *known));
+    let named = |name| outputs.iter().find(|output| output.name == name);
     let why = match (chosen, name) {
         (Some(chosen), _) => return Ok(chosen),
-        (None, Some(name)) if outputs.iter().any(|output| output.name == name) => {
-            format!("output `{name}` is no server; this is for outputs with kind = \"lumberjack\"")
-        }
-        (None, Some(name)) => {
-            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-            let names = names.join(", ");
-            format!("there is no output `{name}`; spoolbeat.toml has: {names}")
-        }
-        (None, None) => {
-            "no output is a server; this is for outputs with kind = \"lumberjack\"".to_owned()
-        }
+        (None, Some(name)) => match named(name) {
+            Some(output) => format!(
+                "output `{name}` is no server but of kind \"{}\", which only the daemon writes to; {instead}",
+                output.kind.kind()
+            ),
+            None => {
+                let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+                let names = names.join(", ");
+                format!("there is no output `{name}`; spoolbeat.toml has: {names}")
+            }
+        },
+        (None, None) => format!(
+            "no output of spoolbeat.toml is a server, with kind = \"lumberjack\"; {instead}"
+        ),
     };
     Err(say::fail(say::BAD_CONFIG, &why))
 }

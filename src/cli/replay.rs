@@ -47,6 +47,7 @@ use crate::queue::locked;
 use crate::queue::select::Filter;
 use crate::queue::select::Go;
 use crate::queue::select::events;
+use crate::sink::lumberjack::Settings;
 use crate::units;
 use crate::units::Timestamp;
 
@@ -83,6 +84,10 @@ pub struct Args {
     pub dry_run: bool,
 }
 
+/// What to do for an output that is no server.
+const INSTEAD: &str =
+    "--stdout instead of --output prints the events, for a file: --stdout >> FILE";
+
 /// How often in a row the replay tries again before it is given up.
 const RETRIES: u32 = 2;
 
@@ -116,11 +121,16 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         id: RunId::new(clock::now(), std::process::id()),
         at: clock::now(),
     };
-    if args.dead_letter {
-        let (name, settings) = match choose(outputs, args.output.as_deref()) {
-            Ok(chosen) => chosen,
-            Err(said) => return said,
-        };
+    // For what is only printed or counted no output need be known.
+    let for_output = args.dead_letter || !(args.dry_run || args.stdout);
+    let chosen = for_output.then(|| choose(outputs, args.output.as_deref(), INSTEAD));
+    let chosen = match chosen.transpose() {
+        Ok(chosen) => chosen,
+        Err(said) => return said,
+    };
+    if args.dead_letter
+        && let Some((name, settings)) = chosen
+    {
         let what = match (args.dry_run, args.stdout) {
             (true, _) => dead_letter::What::Count,
             (_, true) => dead_letter::What::Print,
@@ -132,10 +142,10 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         Ok(source) => source,
         Err(said) => return said,
     };
-    let done = match (args.dry_run, args.stdout) {
-        (true, _) => source.count(&args),
-        (_, true) => source.print(),
-        _ => return send(args, source, outputs, replay).await,
+    let done = match chosen {
+        Some(output) => return send(args, source, output, replay).await,
+        None if args.dry_run => source.count(&args),
+        None => source.print(),
     };
     match done {
         Ok(code) => code,
@@ -258,11 +268,12 @@ enum End {
     Interrupted,
 }
 
-async fn send(args: Args, source: Source, outputs: &[Output], replay: Replay) -> ExitCode {
-    let (name, settings) = match choose(outputs, args.output.as_deref()) {
-        Ok(chosen) => chosen,
-        Err(said) => return said,
-    };
+async fn send(
+    args: Args,
+    source: Source,
+    (name, settings): (&str, &Settings),
+    replay: Replay,
+) -> ExitCode {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return say::fail(EXIT_SYSTEM, &error.to_string()),

@@ -62,6 +62,15 @@ impl Defaults {
         self
     }
 
+    /// The same, where outputs lead and somebody listens as `others` say: those hold until the next start.
+    #[must_use]
+    pub fn leading_as(mut self, others: &Self) -> Self {
+        self.hosts.clone_from(&others.hosts);
+        self.written.clone_from(&others.written);
+        self.listeners.clone_from(&others.listeners);
+        self
+    }
+
     /// The same, with what jobs that were looked at before listen on: one that would listen there too is
     /// refused. Each is a job's name and its address.
     #[must_use]

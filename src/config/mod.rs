@@ -3,6 +3,7 @@
 //! `spoolbeat.toml` becomes a [`Root`], a job's `job.toml` a [`crate::job::Job`]. A problem says
 //! file, line, column, key, value and a correct example. Must never start, watch or write anything.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -206,6 +207,25 @@ impl Root {
         };
         self.outputs.iter().map(outlet).collect()
     }
+}
+
+/// What of the settings `new` can hold only from the next start of a daemon that has `now`.
+#[must_use]
+pub fn needs_restart(now: &Root, new: &Root) -> Vec<String> {
+    let changed = [
+        ("root", now.dir != new.dir),
+        ("[queue]", now.queue != new.queue),
+        ("[receiver]", now.receiver != new.receiver),
+        ("[startup]", now.require_output != new.require_output),
+    ];
+    let sections = changed.into_iter().filter(|(_, changed)| *changed);
+    let outputs = now.outputs.iter().chain(&new.outputs);
+    let outputs = outputs.filter(|one| !(now.outputs.contains(one) && new.outputs.contains(one)));
+    let outputs: BTreeSet<String> = outputs
+        .map(|one| format!("[output.{}]", one.name))
+        .collect();
+    let sections = sections.map(|(name, _)| name.to_owned());
+    sections.chain(outputs).collect()
 }
 
 /// `[receiver]`.

@@ -91,6 +91,8 @@ pub(super) struct House {
     started: Tick,
     /// The settings that hold.
     settings: Box<config::Root>,
+    /// What of the newest ones holds from the next start.
+    needs_restart: Vec<String>,
     herald: Option<Herald>,
     /// How many of the herald's events were dropped, once it is gone.
     dropped: u64,
@@ -158,6 +160,7 @@ impl House {
             started_at: clock::now(),
             started: clock::tick(),
             settings: Box::new(root.clone()),
+            needs_restart: Vec::new(),
             herald: None,
             dropped: 0,
             answered: false,
@@ -360,27 +363,22 @@ impl House {
     /// Takes over what can be taken over of new settings; names what cannot.
     pub(super) fn take_over(&mut self, root: Box<config::Root>) -> Vec<String> {
         let now = &self.settings;
-        let changed = [
-            ("root", now.dir != root.dir),
-            ("[output]", now.outputs != root.outputs),
-            ("[queue]", now.queue != root.queue),
-            ("[receiver]", now.receiver != root.receiver),
-            ("[startup]", now.require_output != root.require_output),
-        ];
+        self.needs_restart = config::needs_restart(now, &root);
         self.keeper.set_total_bytes(root.results_bytes);
         // Of what needs a restart the former settings hold.
         let (dir, outputs) = (now.dir.clone(), now.outputs.clone());
         let (queue, receiver) = (now.queue.clone(), now.receiver.clone());
+        let defaults = root.defaults.leading_as(&now.defaults);
         *self.settings = config::Root {
             dir,
+            defaults,
             outputs,
             queue,
             receiver,
             require_output: now.require_output,
             ..*root
         };
-        let names = changed.into_iter().filter(|(_, changed)| *changed);
-        names.map(|(name, _)| name.to_owned()).collect()
+        self.needs_restart.clone()
     }
 
     /// The settings that hold.
@@ -490,6 +488,7 @@ impl House {
                 paused: snapshot.paused,
                 unreadable: snapshot.unreadable,
                 settings_problems: snapshot.settings_problems,
+                needs_restart: self.needs_restart.clone(),
                 notices_dropped: self.herald.as_ref().map_or(self.dropped, Herald::dropped),
             },
             totals: status::Totals {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::log::printable;
 use crate::run::Outcome;
+use crate::status::Daemon;
 use crate::status::DaemonState;
 use crate::status::Job;
 use crate::status::JobState;
@@ -343,18 +344,28 @@ fn queue_problems(lines: &mut Vec<String>, queue: &crate::status::Queue) {
     lines.extend(broken.map(|why| format!("queue: {why}")));
 }
 
-fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
-    let mut lines: Vec<String> = Vec::new();
-    lines.extend(status.daemon.paused.iter().cloned());
-    lines.extend(status.daemon.unreadable.iter().cloned());
-    let settings = status.daemon.settings_problems.iter();
+fn daemon_problems(lines: &mut Vec<String>, daemon: &Daemon) {
+    lines.extend(daemon.paused.iter().cloned());
+    lines.extend(daemon.unreadable.iter().cloned());
+    let settings = daemon.settings_problems.iter();
     lines.extend(settings.map(|problem| format!("{problem} (the former settings hold)")));
-    if status.daemon.notices_dropped > 0 {
+    if !daemon.needs_restart.is_empty() {
         lines.push(format!(
-            "{} events of the daemon's own were dropped: the queue did not take them in time",
-            status.daemon.notices_dropped
+            "spoolbeat.toml: what changed in {} holds from the next start of the daemon",
+            daemon.needs_restart.join(", ")
         ));
     }
+    if daemon.notices_dropped > 0 {
+        lines.push(format!(
+            "{} events of the daemon's own were dropped: the queue did not take them in time",
+            daemon.notices_dropped
+        ));
+    }
+}
+
+fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
+    let mut lines: Vec<String> = Vec::new();
+    daemon_problems(&mut lines, &status.daemon);
     lines.extend(status.jobs.iter().filter_map(|job| preparation(job, now)));
     for job in status.jobs.iter().filter(|job| job.overdue) {
         lines.push(format!(

@@ -20,6 +20,7 @@ fn sample() -> Status {
             paused: None,
             unreadable: None,
             settings_problems: Vec::new(),
+            needs_restart: vec!["[queue]".to_owned()],
             notices_dropped: 0,
         },
         totals: Totals {
@@ -125,7 +126,7 @@ fn the_json_names_are_stable() {
             "version": "0.1.0", "pid": 42, "root": "/srv/spool",
             "started_at": "2025-11-21T08:08:08.000Z", "uptime_ms": 61000,
             "state": "running", "paused": null, "unreadable": null,
-            "settings_problems": [], "notices_dropped": 0,
+            "settings_problems": [], "needs_restart": ["[queue]"], "notices_dropped": 0,
         },
         "totals": {
             "captured_events": 1200, "acked_events": 1000, "waiting_events": 200,
@@ -202,6 +203,7 @@ notes:
   disk: limits.cpu is not enforced: no controller
 
 problems:
+  spoolbeat.toml: what changed in [queue] holds from the next start of the daemon
   results of disk: plugins/webhook failed: exit code 3 (0 waiting, 2 given up); see on_result.json and on_result.log in results/disk/latest
   jobs/disk/job.toml:12:9: schedule.every: `30\\u{1b}[31m` is not a duration; write one like 30s
 ";

@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use rcgen::IsCa;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
@@ -17,6 +18,7 @@ use crate::harness::Spool;
 use crate::harness::authority::Wanted;
 use crate::harness::authority::self_signed;
 use crate::harness::said;
+use crate::harness::signal;
 use crate::harness::wait_until;
 
 const MANUAL: &str = "[script]\nrun = \"job.sh\"\n[schedule]\ncron = \"0 0 1 1 *\"\n";
@@ -196,6 +198,12 @@ fn reload_takes_over_what_it_can_and_names_the_rest() {
         "{}",
         said(&reloaded)
     );
+    assert_eq!(spool.status()["daemon"]["needs_restart"][0], "[queue]");
+    let table = said(&spool.command(&["status"]));
+    assert!(
+        table.contains("what changed in [queue] holds from the next start"),
+        "{table}"
+    );
     wait_until(SOON, "runs have the new default", || {
         assert_eq!(code(&spool.command(&["trigger", "hello", "--wait"])), 0);
         logstash
@@ -213,6 +221,48 @@ fn reload_takes_over_what_it_can_and_names_the_rest() {
     );
     let problems = spool.status()["daemon"]["settings_problems"].clone();
     assert_eq!(problems[0]["key"], "stpo", "{problems}");
+}
+
+#[test]
+fn outputs_that_changed_are_named_until_the_restart_and_the_former_ones_hold_for_jobs() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let file = |path: &str| {
+        format!("[output.archive]\nkind = \"file\"\npath = \"/tmp/spoolbeat-none/{path}\"\n")
+    };
+    let toml = spool.root().join("spoolbeat.toml");
+    let before = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, before.clone() + &file("a")).unwrap();
+    spool.start();
+    wait_until(SOON, "the daemon answers", || !spool.status().is_null());
+    let needs = || spool.status()["daemon"]["needs_restart"].clone();
+    assert_eq!(needs(), json!([]));
+    let pid = spool.pid();
+    for (text, expected) in [
+        (before.clone() + &file("b"), json!(["[output.archive]"])),
+        (
+            before.clone() + "[output.stdout]\n",
+            json!(["[output.archive]", "[output.stdout]"]),
+        ),
+        (before.clone() + &file("a"), json!([])),
+        (
+            before.replace("hosts", "pipelining = 3\nhosts") + &file("b"),
+            json!(["[output.archive]", "[output.lumberjack]"]),
+        ),
+    ] {
+        fs::write(&toml, text).unwrap();
+        signal("HUP", pid);
+        wait_until(SOON, "what changed is named", || needs() == expected);
+    }
+    let told = "what changed in [output.archive], [output.stdout] holds from the next start";
+    assert_eq!(spool.said_of(told), 1);
+    let read = "[[files]]\npaths = [\"/tmp/spoolbeat-none/*\"]\n";
+    spool.job("loop", read, "README", "");
+    wait_until(SOON, "the job is refused", || {
+        let message = spool.job_status("loop")["problems"][0]["message"].to_string();
+        message.contains("names /tmp/spoolbeat-none/a, which output `archive` writes")
+    });
+    spool.stop();
 }
 
 #[test]
@@ -266,7 +316,7 @@ fn sighup_takes_over_the_defaults_names_what_needs_a_restart_and_drops_a_broken_
     let before = fs::read_to_string(&file).unwrap();
     let edit = |text: &str| {
         fs::write(&file, format!("{before}{text}")).unwrap();
-        crate::harness::signal("HUP", pid);
+        signal("HUP", pid);
     };
     edit("[defaults]\ntags = [\"first\"]\n[queue]\nflush = \"50ms\"\n");
     newest("hello", "first");

@@ -135,6 +135,43 @@ fn only_the_output_that_is_named_is_tried() {
 }
 
 #[test]
+fn an_output_that_is_no_server_is_refused_with_its_kind_and_what_to_do_instead() {
+    let spool = Spool::new(1);
+    spool.settings("[output.archive]\nkind = \"file\"\npath = \"a.ndjson\"\n");
+    for (args, instead) in [
+        (
+            &["test", "output", "--output", "archive"][..],
+            "spoolbeat status",
+        ),
+        (&["send", "--output", "archive"], "--to HOST:PORT"),
+        (
+            &["replay", "--since", "1h", "--output", "archive"],
+            "--stdout >> FILE",
+        ),
+        (
+            &["replay", "--dead-letter", "--output", "archive"],
+            "--stdout >> FILE",
+        ),
+    ] {
+        let refused = spool.command(args);
+        assert_eq!(
+            refused.status.code(),
+            Some(78),
+            "{args:?}: {}",
+            said(&refused)
+        );
+        for words in ["of kind \"file\"", instead] {
+            assert!(
+                said(&refused).contains(words),
+                "{args:?}: {}",
+                said(&refused)
+            );
+        }
+    }
+    assert!(!spool.root().join("a.ndjson").exists());
+}
+
+#[test]
 fn the_certificates_of_an_encrypted_server_are_shown_and_a_wrong_one_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path(), &["server", "other"]);
