@@ -13,6 +13,7 @@ use crate::lumberjack::connection::Broken;
 use crate::lumberjack::connection::Cause;
 use crate::queue::cursor::Cursor;
 use crate::sink::Plan;
+use crate::units::show_duration;
 use crate::window::Window;
 
 mod doubt;
@@ -211,7 +212,7 @@ impl Shipper {
     pub fn step(&mut self, input: Input<'_>, now: Tick) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Connected(lane) => self.lanes[lane].connected(&self.plan, now),
+            Input::Connected(lane) => self.connected(lane, now),
             Input::Lost {
                 lane,
                 broken,
@@ -317,6 +318,14 @@ impl Shipper {
             Ok(Some(ack)) => self.acked(number, &ack),
             Ok(None) => {}
             Err(reason) => self.lost(number, by_us(reason), false, now, effects),
+        }
+    }
+
+    fn connected(&mut self, number: usize, now: Tick) {
+        let lane = &mut self.lanes[number];
+        if lane.connected(&self.plan, now) {
+            let host = &self.plan.hosts[lane.host];
+            tracing::info!(output = self.output, host, "the output is connected again");
         }
     }
 
@@ -430,17 +439,38 @@ impl Shipper {
         }
         let mut halving = false;
         let mut reason = broken.reason;
-        if !flying.is_empty() && (broken.cause != Cause::ByPeer || !flushed) {
+        if self.acked[self.lanes[number].host] == 0 {
+            reason.push_str(broken.guess);
+        }
+        let by_peer = broken.cause == Cause::ByPeer && flushed;
+        if !flying.is_empty() && !by_peer {
             self.doubt_host(self.lanes[number].host);
         }
         if let Some(first) = flying.front().filter(|_| !self.lanes[number].progressed) {
-            let refused = broken.cause == Cause::ByPeer && flushed && flying.len() == 1;
+            let refused = by_peer && flying.len() == 1;
             halving = self.without_progress(number, *first, refused.then_some(&reason), now);
             if refused {
                 reason.push_str(&self.who_is_to_blame());
             }
         }
-        self.down(number, reason, halving, now);
+        let wait = self.lanes[number].back_off(&self.plan, halving);
+        let is_refusal = halving && by_peer;
+        if !is_refusal {
+            self.lanes[number].told_missing(was_up);
+        }
+        tracing::warn!(
+            output = self.output,
+            host = self.host(&self.lanes[number]),
+            error = reason,
+            retry_in = show_duration(wait),
+            "{}",
+            match is_refusal {
+                true =>
+                    "the server did not take a window; its events are sent again, fewer at once",
+                false => "the output has no connection; its events wait in the queue",
+            }
+        );
+        self.down(number, reason, wait, now);
     }
 
     /// A connection ended before anything of its oldest window was acknowledged; `refused`: with which
@@ -514,17 +544,9 @@ impl Shipper {
     }
 
     /// Takes a lane's link down until it may be tried again, without `loadbalance` with the next host.
-    fn down(&mut self, number: usize, reason: String, halving: bool, now: Tick) {
+    fn down(&mut self, number: usize, reason: String, wait: Duration, now: Tick) {
         let hosts = self.plan.hosts.len();
         let lane = &mut self.lanes[number];
-        let wait = lane.back_off(&self.plan, halving);
-        tracing::warn!(
-            output = self.output,
-            host = self.plan.hosts[lane.host],
-            error = reason,
-            retry_in = crate::units::show_duration(wait),
-            "the output has no connection; its events wait in the queue"
-        );
         lane.last_error = Some(reason);
         lane.link = Link::Down {
             retry_at: now.after(wait),
@@ -610,6 +632,7 @@ impl Shipper {
 fn by_us(reason: String) -> Broken {
     Broken {
         reason,
+        guess: "",
         cause: Cause::Unreachable,
     }
 }

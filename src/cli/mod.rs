@@ -228,7 +228,9 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Send(args) => {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::WARN));
-            let client = match args.client() {
+            let wrong =
+                |why: String| say::fail(say::BAD_CONFIG, &format!("{why}; nothing was sent"));
+            let client = match args.client().map_err(wrong)? {
                 Some(client) => client,
                 None => {
                     let root = load(given, &[])?;

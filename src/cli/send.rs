@@ -137,15 +137,20 @@ fn max_event(text: &str) -> Result<usize, String> {
 
 impl Args {
     /// The client that the flags alone describe.
-    pub(super) fn client(&self) -> Option<Builder> {
-        let (first, others) = self.to.split_first()?;
+    ///
+    /// # Errors
+    /// What is wrong with the files of TLS.
+    pub(super) fn client(&self) -> Result<Option<Builder>, String> {
+        let Some((first, others)) = self.to.split_first() else {
+            return Ok(None);
+        };
         let client = others
             .iter()
             .fold(Client::to(first), |client, host| client.or(host));
-        Some(match self.tls.settings() {
+        Ok(Some(match self.tls.checked()? {
             Some(settings) => client.tls(settings),
             None => client,
-        })
+        }))
     }
 
     fn format(&self) -> Result<Format, daemon::Error> {

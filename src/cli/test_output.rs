@@ -154,7 +154,7 @@ impl Trial {
         .await;
         let connection = match opened {
             Ok(connection) => connection,
-            Err(broken) => return self.failed(start, &broken.reason),
+            Err(broken) => return self.failed(start, &broken.to_string()),
         };
         if settings.tls.is_none() {
             self.skipped("not encrypted: the output has no ssl");
@@ -288,7 +288,7 @@ async fn answer(
                     return Ok("a Beats server answers");
                 }
             }
-            Some(Err(broken)) => return Err(broken.reason),
+            Some(Err(broken)) => return Err(broken.to_string()),
         }
     }
 }

@@ -30,8 +30,32 @@ pub struct TlsFlags {
 }
 
 impl TlsFlags {
-    /// What they ask for; `None`: a plain connection.
-    pub(super) fn settings(&self) -> Option<tls::Settings> {
+    /// What they ask for, with its files checked; `None`: a plain connection.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files, by the flags that name them.
+    pub(super) fn checked(&self) -> Result<Option<tls::Settings>, String> {
+        let Some(settings) = self.settings() else {
+            return Ok(None);
+        };
+        let told = |problem: &tls::Problem| {
+            let flag = match problem.key {
+                "certificate" => "--cert",
+                "key" => "--key",
+                _ => "--ca",
+            };
+            let example = "write certificate_authorities = [\"ca.pem\"]";
+            let message = problem.message.replace(example, "give --ca ca.pem");
+            format!("{flag}: {message}")
+        };
+        settings.check().map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(told).collect();
+            problems.join("; ")
+        })?;
+        Ok(Some(settings))
+    }
+
+    fn settings(&self) -> Option<tls::Settings> {
         let identity = match (&self.cert, &self.key) {
             (Some(certificate), Some(key)) => Some(Identity {
                 certificate: certificate.clone(),
@@ -49,5 +73,30 @@ impl TlsFlags {
             },
             ..tls::Settings::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_by_its_flag() {
+        let flags = TlsFlags {
+            tls: false,
+            ca: vec!["/absent/ca.pem".into()],
+            cert: Some("/absent/cert.pem".into()),
+            key: Some("/absent/key.pem".into()),
+            insecure: false,
+        };
+        let why = flags.checked().unwrap_err();
+        for flag in [
+            "--ca: /absent/ca",
+            "--cert: /absent/cert",
+            "--key: /absent/key",
+        ] {
+            assert!(why.contains(flag), "{why}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Keeps the events of the call that is under way and nothing else: there is no queue, no task in
 //! the background and, unless asked for, no second try. Must never know where events come from.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -19,12 +20,9 @@ use crate::clock;
 use crate::event::FRAME_HEAD_BYTES;
 use crate::event::Frames;
 use crate::event::envelope::fit;
-use crate::lumberjack::connection::Broken;
-use crate::lumberjack::connection::Cause;
 use crate::lumberjack::connection::Connection;
 use crate::lumberjack::connection::Dial;
 use crate::lumberjack::connection::Turn;
-use crate::protocol::client::Fault;
 use crate::protocol::client::IDLE_REUSE_MAX;
 use crate::protocol::client::Session;
 use crate::protocol::client::Settings as SessionSettings;
@@ -40,6 +38,9 @@ use crate::units::show_duration;
 use crate::window::WINDOW_BYTES_MAX;
 
 mod finite;
+mod lost;
+
+use lost::Lost;
 
 /// Largest event: the longest string that Logstash's JSON reader takes. Larger ones are refused
 /// before anything is sent; Graylog's limit is 16 MiB, our own receiver's 10 MiB.
@@ -227,6 +228,7 @@ impl Builder {
             link: None,
             next_host: 0,
             acked: Arc::default(),
+            proven: BTreeSet::new(),
         };
         let mut call = Call::default();
         loop {
@@ -298,6 +300,8 @@ pub struct Client {
     /// Which of the hosts is tried next.
     next_host: usize,
     acked: Arc<AtomicU64>,
+    /// The hosts that have acknowledged something.
+    proven: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -333,57 +337,6 @@ impl Link {
             }
         }
         Err(why.expect("there is at least one host"))
-    }
-}
-
-/// Why there is no connection any more.
-struct Lost {
-    advice: Advice,
-    reason: String,
-}
-
-impl Lost {
-    /// A connection that was not made; the reason names the host.
-    fn unmade(broken: Broken) -> Self {
-        let advice = match broken.cause {
-            Cause::Misconfigured => Advice::Misconfigured,
-            Cause::Unreachable | Cause::ByPeer => Advice::Retry,
-        };
-        Self {
-            advice,
-            reason: broken.reason,
-        }
-    }
-
-    /// One that stood.
-    fn broken(host: &str, broken: Broken) -> Self {
-        Self::unmade(Broken {
-            reason: format!("{host}: {broken}"),
-            ..broken
-        })
-    }
-
-    /// Both: a try can only fail for good when it does so everywhere.
-    fn and(self, other: Self) -> Self {
-        let advice = match self.advice {
-            Advice::Misconfigured => other.advice,
-            advice => advice,
-        };
-        Self {
-            advice,
-            reason: format!("{}; {}", self.reason, other.reason),
-        }
-    }
-
-    fn fault(host: &str, fault: Fault) -> Self {
-        let advice = match fault {
-            Fault::Version(_) => Advice::Misconfigured,
-            _ => Advice::Retry,
-        };
-        Self {
-            advice,
-            reason: format!("{host}: {fault}"),
-        }
     }
 }
 
@@ -638,6 +591,9 @@ impl Client {
                     .map_err(|fault| Lost::fault(&link.host, fault))?;
                 self.acked.fetch_add(progress.events, Ordering::Relaxed);
                 call.acknowledge(progress.events);
+                if progress.events > 0 && !self.proven.contains(&link.host) {
+                    self.proven.insert(link.host.clone());
+                }
                 if progress.events == 0 && wait.is_zero() {
                     // Keep-alives that come faster than they are read leave no other moment for it.
                     link.session
@@ -646,7 +602,10 @@ impl Client {
                 }
             }
             Some(Ok(Turn::Wrote)) => link.session.wrote(now),
-            Some(Err(broken)) => return Err(Lost::broken(&link.host, broken)),
+            Some(Err(broken)) => {
+                let is_proven = self.proven.contains(&link.host);
+                return Err(Lost::broken(&link.host, broken, is_proven));
+            }
             None => link
                 .session
                 .check(now)

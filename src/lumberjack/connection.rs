@@ -62,6 +62,8 @@ pub struct Dial {
 pub struct Broken {
     /// For people.
     pub reason: String,
+    /// What it may mean of a server that never acknowledged anything; goes behind the reason, else empty.
+    pub guess: &'static str,
     /// For deciding what to do next.
     pub cause: Cause,
 }
@@ -109,6 +111,7 @@ impl Broken {
     fn unreachable(reason: String) -> Self {
         Self {
             reason,
+            guess: "",
             cause: Cause::Unreachable,
         }
     }
@@ -116,6 +119,7 @@ impl Broken {
     fn by_peer(reason: String) -> Self {
         Self {
             reason,
+            guess: "",
             cause: Cause::ByPeer,
         }
     }
@@ -139,6 +143,7 @@ impl From<tls::Fault> for Broken {
         };
         Self {
             reason: fault.reason,
+            guess: "",
             cause,
         }
     }
@@ -146,7 +151,7 @@ impl From<tls::Fault> for Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
+        write!(f, "{}{}", self.reason, self.guess)
     }
 }
 
@@ -323,7 +328,10 @@ impl Connection {
 
     /// The server ended the connection in an orderly way.
     fn closed(&self) -> Broken {
-        Broken::by_peer(format!("the server closed the connection{}", self.hint()))
+        Broken {
+            guess: self.guess(),
+            ..Broken::by_peer("the server closed the connection".to_owned())
+        }
     }
 
     /// The connection failed.
@@ -338,14 +346,14 @@ impl Connection {
         }
         let mut broken = Broken::over(error);
         if broken.cause == Cause::ByPeer {
-            broken.reason.push_str(self.hint());
+            broken.guess = self.guess();
         }
         broken
     }
 
     /// What it may mean that a server ends a connection before it has said anything. It may as
     /// well refuse the window, so this is a guess, and no [`Cause::Misconfigured`].
-    fn hint(&self) -> &'static str {
+    fn guess(&self) -> &'static str {
         let shows_identity = |tls: &tls::Connector| tls.settings().identity.is_some();
         match &self.tls {
             _ if self.answered => "",
@@ -460,6 +468,7 @@ fn stalled(host: &str, limit: Duration) -> Broken {
             "no TLS with {host}: the server did not finish the handshake within {}; does it speak TLS on this port? Where not, enabled = false under ssl",
             show_duration(limit)
         ),
+        guess: "",
         cause: Cause::Unreachable,
     }
 }

@@ -46,6 +46,10 @@ pub(super) struct Lane {
     pub(super) most: u32,
     pub(super) connections: u64,
     pub(super) last_error: Option<String>,
+    /// It was told that there is no connection, and not yet that there is one again.
+    missed: bool,
+    /// It was told that there is one again, which has not acknowledged anything yet.
+    unproven: bool,
     failures: u32,
     salt: u64,
 }
@@ -64,16 +68,27 @@ impl Lane {
             most: plan.bulk_max_size,
             connections: 0,
             last_error: None,
+            missed: false,
+            unproven: false,
             failures: 0,
             salt,
         }
     }
 
-    /// Takes a connection that was made.
-    pub(super) fn connected(&mut self, plan: &Plan, now: Tick) {
+    /// Takes a connection that was made; returns whether that is news: there was none before. Of a
+    /// server that takes connections and ends each at once it is news one time.
+    pub(super) fn connected(&mut self, plan: &Plan, now: Tick) -> bool {
         self.link = Link::Up(plan.session(now), now);
         self.connections += 1;
         self.progressed = false;
+        let is_news = std::mem::take(&mut self.missed);
+        self.unproven |= is_news;
+        is_news
+    }
+
+    /// States that it was told that there is no connection; `was_up`: there was one until now.
+    pub(super) fn told_missing(&mut self, was_up: bool) {
+        self.missed = !was_up || !self.unproven;
     }
 
     /// Whether it may be given another window now; `ttl` zero: connections have no age.
@@ -102,6 +117,7 @@ impl Lane {
     pub(super) fn progress(&mut self, whole: bool, plan: &Plan) {
         self.failures = 0;
         self.last_error = None;
+        self.unproven = false;
         if whole {
             self.careful = false;
             self.alone = false;

@@ -411,6 +411,7 @@ fn number(event: &[u8]) -> u64 {
 fn lost(lane: usize, cause: Cause) -> Input<'static> {
     let broken = Broken {
         reason: "the server closed the connection".to_owned(),
+        guess: "; does it speak this?",
         cause,
     };
     Input::Lost {
@@ -914,4 +915,33 @@ fn an_idle_connection_that_the_server_ends_is_no_error() {
     world.lose(0, Cause::ByPeer);
     assert_eq!(world.shipper.view(world.next_seq).state, "idle");
     assert_eq!(world.last_error(), "");
+}
+
+#[test]
+fn what_a_refusal_may_mean_is_guessed_only_of_a_host_that_never_acknowledged() {
+    for (acked, guessed) in [(0, true), (1, false)] {
+        let mut world = World::new(settings(1), &[10], false);
+        world.shipper.acked[0] = acked;
+        world.lose(0, Cause::ByPeer);
+        let told = world.last_error();
+        assert_eq!(told.contains("does it speak this?"), guessed, "{told}");
+    }
+}
+
+#[test]
+fn a_connection_after_a_failure_is_news_once_until_something_is_acknowledged() {
+    let world = World::new(settings(1), &[], false);
+    let (plan, now) = (&world.shipper.plan, world.now);
+    let mut lane = Lane::new(0, plan, 0);
+    assert!(!lane.connected(plan, now), "the first one");
+    lane.told_missing(true);
+    assert!(lane.connected(plan, now));
+    lane.told_missing(true);
+    assert!(!lane.connected(plan, now), "taken and ended at once");
+    lane.told_missing(false);
+    assert!(lane.connected(plan, now), "it was not even taken");
+    lane.progress(true, plan);
+    lane.told_missing(true);
+    assert!(lane.connected(plan, now));
+    assert!(!lane.connected(plan, now));
 }

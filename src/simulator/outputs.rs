@@ -270,6 +270,7 @@ impl Output {
 fn broken(cause: Cause) -> Broken {
     Broken {
         reason: "the simulator says so".to_owned(),
+        guess: "",
         cause,
     }
 }

@@ -85,6 +85,7 @@ impl Connection {
 fn broken(name: &str, error: &io::Error) -> Broken {
     Broken {
         reason: format!("{name} cannot be written: {error}"),
+        guess: "",
         cause: Cause::Unreachable,
     }
 }

@@ -274,7 +274,9 @@ fn every_row_of_the_client_table_is_as_written() {
         let seen = seen.lock().unwrap();
         let n = seen.bad.map_or(0, |bad| seen.windows[bad].len());
         let error = log.lines().find(|line| {
-            line.contains("has no connection") && line.contains(&format!("127.0.0.1:{port}\""))
+            let is_told =
+                line.contains("has no connection") || line.contains("did not take a window");
+            is_told && line.contains(&format!("127.0.0.1:{port}\""))
         });
         let reason = error.map_or_else(String::new, |line| {
             let line: Value = serde_json::from_str(line).unwrap();

@@ -149,6 +149,7 @@ async fn exchange(host: &str, dial: &Dial) -> Result<Option<Secured>, Broken> {
                 Err(fault) => {
                     return Err(Broken {
                         reason: fault.to_string(),
+                        guess: "",
                         // The session has no word for it; what matters here is the reason.
                         cause: Unreachable,
                     });
@@ -185,14 +186,14 @@ impl Matrix {
         let good = match (&found, &expected) {
             (Ok(_), Works) => true,
             (Err(broken), Refused(cause, words)) => {
-                broken.cause == *cause && words.iter().all(|word| broken.reason.contains(word))
+                broken.cause == *cause && words.iter().all(|word| broken.to_string().contains(word))
             }
             _ => false,
         };
         let shown = match found {
             Ok(Some(secured)) => format!("works, {} {}", secured.version, secured.cipher),
             Ok(None) => "works, plain".to_owned(),
-            Err(broken) => format!("{:?}: {}", broken.cause, broken.reason),
+            Err(broken) => format!("{:?}: {broken}", broken.cause),
         };
         self.line(what, &shown, good);
     }
