@@ -300,7 +300,11 @@ impl std::error::Error for AskError {}
 /// See [`AskError`].
 pub async fn ask(state_dir: &Path, request: &Request) -> Result<Answer, AskError> {
     let unreachable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoDaemon {
+        // The last two: of one that was killed, whose socket a child had open until it became its script.
+        io::ErrorKind::NotFound
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => AskError::NoDaemon {
             state_dir: state_dir.to_path_buf(),
         },
         _ => AskError::Unreachable {
@@ -395,6 +399,22 @@ mod tests {
         let answer = ask(state.path(), &Request::Status).await.unwrap();
         assert_eq!(answer, refused("Status".to_owned()));
         server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_before_it_has_read_the_question_is_none() {
+        let state = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(state.path().join(SOCKET)).unwrap();
+        for read in [0, 1] {
+            let dies = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut bytes = vec![0; read];
+                stream.read_exact(&mut bytes).await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(ask(state.path(), &Request::Status), dies);
+            let error = answer.unwrap_err();
+            assert!(matches!(error, AskError::NoDaemon { .. }), "{error}");
+        }
     }
 
     #[tokio::test]
