@@ -94,6 +94,8 @@ pub enum Input<'a> {
     SetAside(bool),
     /// It could not be made one; the reason in words.
     SetAsideFailed(String),
+    /// Nothing more is to be sent: another shipper goes on from the cursor.
+    Leave,
     /// Time has passed.
     Clock,
 }
@@ -172,6 +174,8 @@ pub struct Shipper {
     /// The events before these are given up, and skipped for a person.
     given_up: u64,
     skipped: u64,
+    /// Nothing more is loaded.
+    leaving: bool,
 }
 
 impl Shipper {
@@ -204,6 +208,7 @@ impl Shipper {
             windows: 0,
             given_up: 0,
             skipped: 0,
+            leaving: false,
             plan,
         }
     }
@@ -232,6 +237,7 @@ impl Shipper {
                 }
             }
             Input::Captured => self.at_end = false,
+            Input::Leave => self.leaving = true,
             Input::GiveUp(seq) => self.give_up(seq, now, &mut effects),
             Input::Skip(seq) => self.skip(seq, now, &mut effects),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
@@ -293,6 +299,18 @@ impl Shipper {
     #[must_use]
     pub fn is_through(&self, seq: u64) -> bool {
         self.synced.seq >= seq
+    }
+
+    /// How far the output is.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        self.trail.cursor()
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.flying.is_empty())
     }
 
     /// Whether there is anything to send on a connection; the first one is made without.
@@ -579,7 +597,7 @@ impl Shipper {
         for number in 0..self.lanes.len() {
             self.tend(number, now, effects);
         }
-        if self.loading.is_none() && self.disk_after.is_none() {
+        if self.loading.is_none() && self.disk_after.is_none() && !self.leaving {
             self.load(now, effects);
         }
     }

@@ -329,9 +329,10 @@ pub struct Output {
     pub waiting_files: u64,
     /// Windows that were sent and not yet acknowledged.
     pub in_flight_windows: u64,
-    /// Windows sent since the daemon was started, those sent again counted again.
+    /// Windows sent since the daemon was started, or the output got other settings; those sent again
+    /// counted again.
     pub windows: u64,
-    /// Connections made since the daemon was started.
+    /// Connections made since then.
     pub connections: u64,
     /// Why the queue cannot be read or a dead letter not be written, else why the last connection
     /// broke or failed, in words, if none has made progress since.
@@ -347,7 +348,7 @@ pub struct Host {
     pub host: String,
     /// As of an output.
     pub state: String,
-    /// Events that it has acknowledged since the daemon was started.
+    /// Events that it has acknowledged since then.
     pub acked_events: u64,
     /// Windows that were sent to it and not yet acknowledged.
     pub in_flight_windows: u64,

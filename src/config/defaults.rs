@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use super::Output;
 use super::plugins::Plugins;
 use super::source::Segment;
 use super::source::merge;
@@ -62,13 +63,31 @@ impl Defaults {
         self
     }
 
-    /// The same, where outputs lead and somebody listens as `others` say: those hold until the next start.
+    /// The same for a daemon that has these outputs, and listens as `now` says until its next start.
     #[must_use]
-    pub fn leading_as(mut self, others: &Self) -> Self {
-        self.hosts.clone_from(&others.hosts);
-        self.written.clone_from(&others.written);
-        self.listeners.clone_from(&others.listeners);
+    pub fn of_daemon(mut self, now: &Self, outputs: &[Output]) -> Self {
+        self.listeners.clone_from(&now.listeners);
+        self.lead_to(outputs);
         self
+    }
+
+    /// Notes where these outputs lead.
+    pub(super) fn lead_to(&mut self, outputs: &[Output]) {
+        (self.hosts, self.written) = (Vec::new(), Vec::new());
+        for output in outputs {
+            let name = &output.name;
+            match &output.kind {
+                sink::Settings::Lumberjack(settings) => {
+                    let hosts = settings.hosts.iter();
+                    self.hosts
+                        .extend(hosts.map(|host| (name.clone(), host.clone())));
+                }
+                sink::Settings::File(settings) => {
+                    self.written.push((name.clone(), settings.clone()));
+                }
+                sink::Settings::Stdout => {}
+            }
+        }
     }
 
     /// The same, with what jobs that were looked at before listen on: one that would listen there too is

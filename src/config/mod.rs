@@ -209,9 +209,29 @@ impl Root {
     }
 }
 
-/// What of the settings `new` can hold only from the next start of a daemon that has `now`.
+/// The outputs of a daemon that has `now` when `new` are configured: a server gets its new settings,
+/// everything else holds from the next start.
 #[must_use]
-pub fn needs_restart(now: &Root, new: &Root) -> Vec<String> {
+pub fn held(now: &[Output], new: &[Output]) -> Vec<Output> {
+    let hold = |one: &Output| {
+        let of_name = new.iter().find(|other| other.name == one.name);
+        let kind = match (&one.kind, of_name.map(|other| &other.kind)) {
+            (sink::Settings::Lumberjack(_), Some(kind @ sink::Settings::Lumberjack(_))) => kind,
+            // The thread that hangs in a write to the former file could still write to the new one.
+            (kind, _) => kind,
+        };
+        Output {
+            kind: kind.clone(),
+            ..one.clone()
+        }
+    };
+    now.iter().map(hold).collect()
+}
+
+/// What of the settings `new` can hold only from the next start of a daemon that has `now`, and now the
+/// outputs `held`.
+#[must_use]
+pub fn needs_restart(now: &Root, held: &[Output], new: &Root) -> Vec<String> {
     let changed = [
         ("root", now.dir != new.dir),
         ("[queue]", now.queue != new.queue),
@@ -219,8 +239,8 @@ pub fn needs_restart(now: &Root, new: &Root) -> Vec<String> {
         ("[startup]", now.require_output != new.require_output),
     ];
     let sections = changed.into_iter().filter(|(_, changed)| *changed);
-    let outputs = now.outputs.iter().chain(&new.outputs);
-    let outputs = outputs.filter(|one| !(now.outputs.contains(one) && new.outputs.contains(one)));
+    let outputs = held.iter().chain(&new.outputs);
+    let outputs = outputs.filter(|one| !(held.contains(one) && new.outputs.contains(one)));
     let outputs: BTreeSet<String> = outputs
         .map(|one| format!("[output.{}]", one.name))
         .collect();

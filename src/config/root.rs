@@ -186,20 +186,7 @@ fn read_root(
         unusable: Vec::new(),
     };
     let (outputs, outlets) = output::read(table, &dir, &mut files);
-    for output in &outputs {
-        match &output.kind {
-            sink::Settings::Lumberjack(settings) => {
-                let hosts = settings.hosts.iter();
-                let hosts = hosts.map(|host| (output.name.clone(), host.clone()));
-                defaults.hosts.extend(hosts);
-            }
-            sink::Settings::File(settings) => {
-                let written = (output.name.clone(), settings.clone());
-                defaults.written.push(written);
-            }
-            sink::Settings::Stdout => {}
-        }
-    }
+    defaults.lead_to(&outputs);
     if let Some(table) = table.table("defaults") {
         job::check_defaults(table, &outlets);
     }

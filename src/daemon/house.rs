@@ -363,16 +363,19 @@ impl House {
     /// Takes over what can be taken over of new settings; names what cannot.
     pub(super) fn take_over(&mut self, root: Box<config::Root>) -> Vec<String> {
         let now = &self.settings;
-        self.needs_restart = config::needs_restart(now, &root);
+        let held = config::held(&now.outputs, &root.outputs);
+        if let Some(outputs) = &self.outputs {
+            outputs.change(&held);
+        }
+        self.needs_restart = config::needs_restart(now, &held, &root);
         self.keeper.set_total_bytes(root.results_bytes);
         // Of what needs a restart the former settings hold.
-        let (dir, outputs) = (now.dir.clone(), now.outputs.clone());
         let (queue, receiver) = (now.queue.clone(), now.receiver.clone());
-        let defaults = root.defaults.leading_as(&now.defaults);
+        let defaults = root.defaults.of_daemon(&now.defaults, &held);
         *self.settings = config::Root {
-            dir,
+            dir: now.dir.clone(),
             defaults,
-            outputs,
+            outputs: held,
             queue,
             receiver,
             require_output: now.require_output,

@@ -32,8 +32,8 @@ use crate::status;
 #[derive(Debug)]
 struct Output {
     name: String,
-    /// As in [`status::Output::tls`].
-    tls: &'static str,
+    /// Its kind's own settings, as they are from now on.
+    settings: watch::Sender<Settings>,
     view: watch::Receiver<Option<View>>,
     /// Before which event it passes over all.
     skip: watch::Sender<u64>,
@@ -112,14 +112,10 @@ impl Outputs {
             };
             let (views, view) = watch::channel(None);
             let (skip, skipped) = watch::channel(0);
-            let tls = match &output.kind {
-                Settings::Lumberjack(settings) => settings.tls.as_ref(),
-                Settings::File(_) | Settings::Stdout => None,
-            };
-            let tls = tls.map_or("off", |tls| tls.verification_mode.name());
+            let (settings, given) = watch::channel(output.kind.clone());
             let start = Start {
                 tap,
-                settings: output.kind.clone(),
+                settings: given,
                 dead_letters: deadletter::dir(root, &output.name),
                 salt,
                 skip: skipped,
@@ -128,7 +124,7 @@ impl Outputs {
             let name = output.name.clone();
             list.push(Output {
                 name,
-                tls,
+                settings,
                 view,
                 skip,
             });
@@ -139,6 +135,20 @@ impl Outputs {
 
     pub(super) fn views(&self) -> Views {
         self.views.clone()
+    }
+
+    /// Has each go on by the settings that it has among these, if they are others; from its cursor.
+    pub(super) fn change(&self, configured: &[config::Output]) {
+        for output in &*self.views.0 {
+            let mut all = configured.iter();
+            if let Some(new) = all.find(|new| new.name == output.name) {
+                output.settings.send_if_modified(|now| {
+                    let changed = *now != new.kind;
+                    now.clone_from(&new.kind);
+                    changed
+                });
+            }
+        }
     }
 
     /// Has an output pass over the events before `to`.
@@ -180,7 +190,12 @@ impl Outputs {
 impl Output {
     fn status(&self) -> status::Output {
         let view = self.view.borrow().clone();
-        let nothing = nothing(&self.name, "starting", self.tls);
+        let tls = match &*self.settings.borrow() {
+            Settings::Lumberjack(settings) => settings.tls.as_ref(),
+            Settings::File(_) | Settings::Stdout => None,
+        }
+        .map_or("off", |tls| tls.verification_mode.name());
+        let nothing = nothing(&self.name, "starting", tls);
         let Some(view) = view else {
             return nothing;
         };

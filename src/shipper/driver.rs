@@ -17,6 +17,7 @@ use super::View;
 use super::load::Loader;
 use super::trail::Step;
 use crate::clock;
+use crate::clock::Tick;
 use crate::deadletter;
 use crate::deadletter::Letter;
 use crate::disk::Disk;
@@ -24,6 +25,7 @@ use crate::lumberjack::connection::Broken;
 use crate::queue::Level;
 use crate::queue::Position;
 use crate::queue::Tap;
+use crate::queue::cursor::Cursor;
 use crate::queue::cursor::CursorFile;
 use crate::queue::locked;
 use crate::sink::Connection;
@@ -34,6 +36,10 @@ use crate::sink::Turn;
 /// Longest sleep at a time: a suspended machine is noticed soon after it wakes.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// How long windows in flight may still be acknowledged when the settings have changed; then they are
+/// sent again by the new ones.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A segment that could not be read so often in a row is given up, if nothing can change that.
 const LOADS_MAX: u32 = 3;
 
@@ -42,8 +48,8 @@ const LOADS_MAX: u32 = 3;
 pub struct Start {
     /// Its place in the queue.
     pub tap: Tap,
-    /// `[output.NAME]`.
-    pub settings: Settings,
+    /// `[output.NAME]`, as it is from now on.
+    pub settings: watch::Receiver<Settings>,
     /// The folder of its dead letters.
     pub dead_letters: PathBuf,
     /// Spreads the retries of many daemons.
@@ -57,54 +63,142 @@ pub struct Start {
 pub async fn ship(
     start: Start,
     views: watch::Sender<Option<View>>,
-    mut stop: watch::Receiver<Option<u64>>,
+    stop: watch::Receiver<Option<u64>>,
 ) {
     let Start {
         tap,
         settings,
         dead_letters,
         salt,
-        mut skip,
+        skip,
     } = start;
-    let mut level = tap.level.clone();
-    let (cursor, gives_up) = (tap.cursor, tap.gives_up);
+    let mut cursor = tap.cursor;
+    let mut wires = Wires {
+        level: tap.level.clone(),
+        gives_up: tap.gives_up,
+        settings,
+        skip,
+        skip_to: 0,
+        views,
+        stop,
+        queue_gone: false,
+    };
+    let mut by = wires.settings.borrow_and_update().clone();
+    let mut hands = Hands::new(tap, &by, dead_letters);
+    while let Some(at) = ship_by(&by, cursor, salt, &mut hands, &mut wires).await {
+        by = wires.settings.borrow_and_update().clone();
+        tracing::info!(
+            output = hands.output,
+            "the output goes on by its new settings"
+        );
+        cursor = at;
+        hands.begin(&cursor, &by);
+    }
+}
+
+/// What an output hears, and where it is seen.
+struct Wires {
+    level: watch::Receiver<Level>,
+    gives_up: bool,
+    settings: watch::Receiver<Settings>,
+    skip: watch::Receiver<u64>,
+    /// Before which event all are skipped.
+    skip_to: u64,
+    views: watch::Sender<Option<View>>,
+    stop: watch::Receiver<Option<u64>>,
+    queue_gone: bool,
+}
+
+impl Wires {
+    /// Waits for the next thing that is to be heard; may be dropped at any time.
+    async fn hear(&mut self) -> Happened {
+        tokio::select! {
+            // The queue may be closed before its outputs: nothing more comes then, what is there is still shipped.
+            changed = self.level.changed(), if !self.queue_gone => match changed {
+                Ok(()) => Happened::Captured,
+                Err(_) => {
+                    self.queue_gone = true;
+                    Happened::Clock
+                }
+            },
+            _ = self.stop.changed() => Happened::Clock,
+            Ok(()) = self.skip.changed() => {
+                // What is not captured yet was not seen by the person.
+                self.skip_to = (*self.skip.borrow_and_update()).min(self.level.borrow().next_seq);
+                Happened::Skipped
+            }
+            Ok(()) = self.settings.changed() => Happened::Changed,
+        }
+    }
+
+    /// Before which event all are given up.
+    fn given_up(&self) -> u64 {
+        match self.gives_up {
+            true => self.level.borrow().given_up,
+            false => 0,
+        }
+    }
+
+    /// Shows how the output is.
+    fn show(&self, shipper: &Shipper) {
+        let view = Some(shipper.view(self.level.borrow().next_seq));
+        self.views.send_if_modified(|shown| {
+            let changed = *shown != view;
+            *shown = view;
+            changed
+        });
+    }
+}
+
+/// Ships by these settings; returns the place at which others take over.
+async fn ship_by(
+    settings: &Settings,
+    cursor: Cursor,
+    salt: u64,
+    hands: &mut Hands,
+    wires: &mut Wires,
+) -> Option<Cursor> {
     let plan = settings.plan();
     let mut ports = Ports {
         dial: settings.dial(),
         ports: plan.hosts.iter().map(|_| Port::Closed).collect(),
         first: 0,
     };
-    let mut shipper = Shipper::new(&tap.output, plan, cursor, salt);
-    let mut hands = Hands::new(tap, &settings, dead_letters);
-    let mut queue_gone = false;
+    let mut shipper = Shipper::new(&hands.output, plan, cursor, salt);
+    let mut leave_by: Option<Tick> = None;
     let mut effects: VecDeque<Effect> = shipper.step(Input::Clock, clock::tick()).into();
+    // What was to be passed over before, and is not.
+    for input in [Input::GiveUp(wires.given_up()), Input::Skip(wires.skip_to)] {
+        effects.extend(shipper.step(input, clock::tick()));
+    }
     loop {
         while let Some(effect) = effects.pop_front() {
-            if let Some(input) = hands.carry_out(effect, &mut ports, &level) {
+            if let Some(input) = hands.carry_out(effect, &mut ports, &wires.level) {
                 effects.extend(shipper.step(input, clock::tick()));
             }
         }
-        let next_seq = level.borrow().next_seq;
-        views.send_if_modified(|shown| {
-            let view = Some(shipper.view(next_seq));
-            let changed = *shown != view;
-            *shown = view;
-            changed
-        });
-        if stop.borrow().is_some_and(|seq| shipper.is_through(seq)) {
-            return;
+        wires.show(&shipper);
+        if wires
+            .stop
+            .borrow()
+            .is_some_and(|seq| shipper.is_through(seq))
+        {
+            return None;
         }
         let now = clock::tick();
+        if leave_by.is_some_and(|by| now >= by || shipper.is_at_rest()) {
+            let cursor = shipper.cursor();
+            hands.carry_out(Effect::Sync(cursor), &mut ports, &wires.level);
+            return Some(cursor);
+        }
         let wake = shipper
             .wake_at()
             .unwrap_or(now.after(SLEEP_MAX))
-            .min(now.after(SLEEP_MAX));
+            .min(now.after(SLEEP_MAX))
+            .min(leave_by.unwrap_or(now.after(SLEEP_MAX)));
         let happened = tokio::select! {
             (lane, at) = ports.happened() => Happened::Port(lane, at),
-            // The queue may be closed before its outputs: nothing more comes then, what is there is still shipped.
-            changed = level.changed(), if !queue_gone => if changed.is_ok() { Happened::Captured } else { Happened::QueueGone },
-            _ = stop.changed() => Happened::Clock,
-            Ok(()) = skip.changed() => Happened::Skipped,
+            heard = wires.hear() => heard,
             () = clock::sleep_until(wake) => Happened::Clock,
         };
         let now = clock::tick();
@@ -124,21 +218,16 @@ pub async fn ship(
                 shipper.step(lost, now)
             }
             Happened::Captured => {
-                let given_up = if gives_up { level.borrow().given_up } else { 0 };
-                let mut effects = shipper.step(Input::GiveUp(given_up), now);
+                let mut effects = shipper.step(Input::GiveUp(wires.given_up()), now);
                 effects.extend(shipper.step(Input::Captured, now));
                 effects
             }
-            Happened::Skipped => {
-                // What is not captured yet was not seen by the person.
-                let until = (*skip.borrow_and_update()).min(level.borrow().next_seq);
-                shipper.step(Input::Skip(until), now)
+            Happened::Skipped => shipper.step(Input::Skip(wires.skip_to), now),
+            Happened::Changed => {
+                leave_by.get_or_insert(now.after(LEAVE_PATIENCE));
+                shipper.step(Input::Leave, now)
             }
             Happened::Clock => shipper.step(Input::Clock, now),
-            Happened::QueueGone => {
-                queue_gone = true;
-                shipper.step(Input::Clock, now)
-            }
         });
     }
 }
@@ -146,8 +235,8 @@ pub async fn ship(
 enum Happened {
     Port(usize, AtPort),
     Captured,
-    QueueGone,
     Skipped,
+    Changed,
     Clock,
 }
 
@@ -231,6 +320,8 @@ impl Ports {
 }
 
 struct Hands {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     loader: Loader,
     /// Loads in a row that failed.
     failed_loads: u32,
@@ -253,13 +344,21 @@ impl Hands {
         } = tap;
         let letters = deadletter::Writer::new(Arc::<dyn Disk>::clone(&disk), dead_letters);
         Self {
-            loader: Loader::new(disk, &dir, &output, &cursor, settings.limits()),
+            loader: Loader::new(Arc::clone(&disk), &dir, &output, &cursor, settings.limits()),
+            disk,
+            dir,
             failed_loads: 0,
             letters,
             file,
             marks,
             output,
         }
+    }
+
+    /// Begins to read at `cursor`, for other settings.
+    fn begin(&mut self, cursor: &Cursor, settings: &Settings) {
+        let disk = Arc::clone(&self.disk);
+        self.loader = Loader::new(disk, &self.dir, &self.output, cursor, settings.limits());
     }
 
     fn carry_out(

@@ -615,6 +615,24 @@ fn what_was_passed_without_a_connection_is_not_sent_and_all_else_is_sent_once() 
 }
 
 #[test]
+fn a_shipper_that_leaves_sends_nothing_more_and_rests_when_what_is_in_flight_is_acknowledged() {
+    let mut world = World::new(settings(1), &[500], false);
+    world.input(Input::Leave);
+    for _ in 0..2 {
+        assert!(!world.shipper.is_at_rest());
+        world.ack(0, 64);
+    }
+    assert!(world.shipper.is_at_rest());
+    assert_eq!((world.order.len(), world.shipper.cursor().seq), (128, 129));
+    assert_eq!(world.shipper.cursor(), world.stored);
+    let mut lost = World::new(settings(1), &[500], false);
+    lost.input(Input::Leave);
+    lost.lose(0, Cause::Unreachable);
+    assert!(lost.shipper.is_at_rest(), "the next one sends them again");
+    assert_eq!(lost.shipper.cursor().seq, 1);
+}
+
+#[test]
 fn a_partial_ack_is_kept_over_a_broken_connection() {
     let mut world = World::new(settings(1), &[64, 64, 64], false);
     world.ack(0, 40);

@@ -21,9 +21,9 @@ pub struct View {
     pub waiting: u64,
     /// Windows in flight.
     pub in_flight: u64,
-    /// Windows sent since the daemon started.
+    /// Windows sent since the daemon started, or the output got other settings.
     pub windows: u64,
-    /// Connections made since the daemon started.
+    /// Connections made since then.
     pub connections: u64,
     /// Why the queue cannot be read, or a dead letter not be written; else why the last connection
     /// broke or failed, if none has made progress since.
@@ -39,7 +39,7 @@ pub struct Host {
     pub host: String,
     /// As in [`View`].
     pub state: String,
-    /// Events that it has acknowledged since the daemon started.
+    /// Events that it has acknowledged since then.
     pub acked: u64,
     /// Windows in flight to it.
     pub in_flight: u64,

@@ -331,6 +331,60 @@ fn over_kills_each_output_has_its_own_and_what_an_optional_one_misses_is_counted
 }
 
 #[test]
+fn a_reload_takes_an_output_to_its_new_hosts_without_a_restart_and_loses_nothing() {
+    let (old, new) = (Logstash::new(Keep::Events), Logstash::new(Keep::Events));
+    let mut spool = Spool::new(old.port());
+    spool.settings("[output.archive]\nkind = \"file\"\npath = \"a.ndjson\"\n");
+    spool.job("count", OFTEN, "job.sh", "seq 50\n");
+    spool.start();
+    wait_until(SOON, "events arrive", || old.count() > 200);
+    let toml = spool.root().join("spoolbeat.toml");
+    let move_to = |from: u16, to: u16| {
+        let text = fs::read_to_string(&toml).unwrap();
+        let text = text.replace(&format!(":{from}\""), &format!(":{to}\""));
+        fs::write(&toml, text).unwrap();
+        signal("HUP", spool.pid());
+    };
+    move_to(old.port(), new.port());
+    wait_until(SOON, "events arrive there", || new.count() > 200);
+    let here = old.count();
+    // This one does not let go of what it has.
+    new.answer(Mode::Never);
+    let there = new.count();
+    wait_until(SOON, "a window is in flight", || new.count() > there);
+    move_to(new.port(), old.port());
+    wait_until(SOON, "events arrive here again", || {
+        old.count() > here + 200
+    });
+    spool.remove("count");
+    let mut status = Value::Null;
+    wait_until(SOON, "all is quiet", || {
+        status = spool.status();
+        status["totals"]["waiting_events"] == 0
+            && status["jobs"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_accounted(&status);
+    assert_eq!(status["daemon"]["needs_restart"], Value::Array(Vec::new()));
+    assert_eq!(
+        status["outputs"][0]["host"],
+        format!("127.0.0.1:{}", old.port())
+    );
+    assert_eq!(
+        status["outputs"][1]["connections"], 1,
+        "others are not touched"
+    );
+    let acked: Vec<String> = [old.acked_ids(), new.acked_ids()].concat();
+    let distinct: BTreeSet<&String> = acked.iter().collect();
+    assert_eq!(
+        distinct.len(),
+        acked.len(),
+        "what was acknowledged is not sent again"
+    );
+    assert_eq!(status["totals"]["captured_events"], acked.len());
+    spool.stop();
+}
+
+#[test]
 fn a_server_that_is_down_holds_nothing_that_is_for_others() {
     let logstash = Logstash::new(Keep::Events);
     let mut down = Logstash::new(Keep::Events);
