@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use toml::de::DeValue;
 
 use super::Output;
+use super::output::real_place;
 use super::plugins::Plugins;
 use super::source::Segment;
 use super::source::merge;
@@ -83,7 +84,15 @@ impl Defaults {
                         .extend(hosts.map(|host| (name.clone(), host.clone())));
                 }
                 sink::Settings::File(settings) => {
+                    // Also by its other name: globs may be written by either.
+                    let real = sink::file::Settings {
+                        path: real_place(&settings.path),
+                        ..settings.clone()
+                    };
                     self.written.push((name.clone(), settings.clone()));
+                    if real != *settings {
+                        self.written.push((name.clone(), real));
+                    }
                 }
                 sink::Settings::Stdout => {}
             }

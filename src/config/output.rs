@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Component;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Output;
@@ -16,6 +17,7 @@ use super::root::set;
 use super::routing::Outlet;
 use super::routing::Tags;
 use super::ssl;
+use crate::files;
 use crate::protocol::frame::Version;
 use crate::queue::Begin;
 use crate::sink;
@@ -215,17 +217,22 @@ fn read_file(table: &mut Table<'_, '_>, dir: &Path, folder: &Path) -> Option<sin
         table.refuse(&leaf, format!("names no file; write {EXAMPLE}"));
         return None;
     }
-    if path.components().any(|part| part == Component::ParentDir) {
+    let mut parts = Path::new(&leaf.value).components();
+    if parts.any(|part| part == Component::ParentDir) {
         let message = format!("`..` hides where it leads; write the path out, like {EXAMPLE}");
         table.refuse(&leaf, message);
         return None;
     }
-    if path == dir.join(super::ROOT_FILE) || path == folder.join(super::ROOT_FILE) {
+    let (place, root) = (real_place(&path), real_place(&dir.join(super::ROOT_FILE)));
+    if [root.clone(), real_place(&folder.join(super::ROOT_FILE))].contains(&place) {
         let message = format!("is this configuration itself; write {EXAMPLE}");
         table.refuse(&leaf, message);
         return None;
     }
-    if let Some(ours) = OURS.iter().find(|name| path.starts_with(dir.join(name))) {
+    if let Some(ours) = OURS
+        .iter()
+        .find(|name| place.starts_with(root.with_file_name(name)))
+    {
         let message = format!("{ours}/ of the root is no place for it; write {EXAMPLE}");
         table.refuse(&leaf, message);
         return None;
@@ -235,6 +242,18 @@ fn read_file(table: &mut Table<'_, '_>, dir: &Path, folder: &Path) -> Option<sin
         rotate_bytes: rotate.map_or(100 << 20, |leaf| leaf.value),
         keep: keep.unwrap_or(5),
     })
+}
+
+/// Where a file lies when no part of its folder is a link or leads up, as far as there is one.
+pub(super) fn real_place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    // The deepest folder that is there; what is below it cannot be a link.
+    for folder in absolute.ancestors().skip(1) {
+        if let (Ok(real), Ok(rest)) = (files::real_path(folder), absolute.strip_prefix(folder)) {
+            return real.join(rest);
+        }
+    }
+    absolute
 }
 
 fn read_lumberjack(

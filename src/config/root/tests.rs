@@ -347,3 +347,38 @@ fn each_kind_of_output_has_its_keys_and_no_two_write_to_one_place() {
         assert!(found[0].contains(expected), "{text}: {found:#?}");
     }
 }
+
+#[test]
+fn the_place_of_an_outputs_file_is_known_through_links_and_detours() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir_all(root.join("queue")).unwrap();
+    std::os::unix::fs::symlink(root.join("queue"), folder.path().join("link")).unwrap();
+    let real = root.canonicalize().unwrap();
+    assert_eq!(
+        output::real_place(&folder.path().join("root/queue/../new/a.ndjson")),
+        real.join("new/a.ndjson")
+    );
+    let text = format!(
+        "[output.file]\npath = '{}/a.ndjson'\n",
+        folder.path().join("link").display()
+    );
+    fs::write(root.join("spoolbeat.toml"), text).unwrap();
+    // The root is given with a detour, too.
+    let found = load_root(&root.join("../root"), &[]).unwrap_err();
+    let found = found[0].to_string();
+    assert!(found.contains("queue/ of the root is no place"), "{found}");
+    fs::write(
+        root.join("spoolbeat.toml"),
+        "[output.file]\npath = 'a.ndjson'\n",
+    )
+    .unwrap();
+    let taken = load_root(&root.join("../root"), &[]).unwrap();
+    let written = &taken.defaults.written;
+    assert!(
+        written
+            .iter()
+            .any(|(_, settings)| settings.path == real.join("a.ndjson")),
+        "{written:?}"
+    );
+}
