@@ -458,10 +458,12 @@ fn full_chapter(tally: &Mutex<Tally>, deaths: usize) {
         victim.write_lines(LINES / 10, LINES);
         let reserve = queue.join(RESERVE);
         victim.live("nothing-dies:1", |victim| {
-            reserve.exists() && victim.logstash.arrived() > victim.seen
+            let has_blocks = fs::metadata(&reserve).is_ok_and(|reserve| reserve.len() > 0);
+            has_blocks && victim.logstash.arrived() > victim.seen
         });
         let mut full = File::create(&ballast).unwrap();
         while full.write_all(&[0; 4096]).is_ok() {}
+        drop(full);
         let die_at = tally.lock().unwrap().when(ON_A_FULL_DISK, 1);
         let died = victim.live_on(&die_at);
         fs::remove_file(&ballast).unwrap();
