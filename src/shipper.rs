@@ -238,7 +238,7 @@ impl Shipper {
             }
             Input::Captured => self.at_end = false,
             Input::Leave => self.leaving = true,
-            Input::GiveUp(seq) => self.give_up(seq, now, &mut effects),
+            Input::GiveUp(seq) => self.give_up(seq),
             Input::Skip(seq) => self.skip(seq, now, &mut effects),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
@@ -451,9 +451,7 @@ impl Shipper {
             return;
         }
         for id in &flying {
-            if let Some(span) = self.trail.span(*id) {
-                span.holder = Holder::Waiting;
-            }
+            self.trail.landed(*id);
         }
         let mut halving = false;
         let mut reason = broken.reason;

@@ -109,15 +109,22 @@ impl Watch {
     pub fn look(&mut self, ledger: &Ledger, cursors: &Cursors) -> Vec<Fact> {
         let mut facts = Vec::new();
         for (output, cursor) in cursors {
-            let passed = &cursor.passed;
-            let total = passed.total() - passed.acked - passed.not_mine;
+            let unacked = cursor.unacked;
+            let total = unacked.total;
             let known = ledger.spoilt.get(output).map_or(0, |spoilt| spoilt.total);
             let from = self.clean.insert(output.clone(), cursor.seq).unwrap_or(0);
             if total != known {
+                let (from, to) = match total.checked_sub(known) {
+                    // All that are new follow on each other.
+                    Some(new) if new <= unacked.to - unacked.from => (unacked.to - new, unacked.to),
+                    Some(_) => (from, unacked.to),
+                    // A cursor that was lost began anew.
+                    None => (from, cursor.seq),
+                };
                 facts.push(Fact::Spoilt {
                     output: output.clone(),
                     from,
-                    to: cursor.seq,
+                    to,
                     total,
                 });
             }
@@ -139,6 +146,7 @@ mod tests {
     use crate::queue::Part;
     use crate::queue::Release;
     use crate::queue::cursor::Passed;
+    use crate::queue::cursor::Unacked;
     use crate::units::Timestamp;
 
     fn read(job: &str, file: &str, to: u64, outputs: &[&str]) -> Fact {
@@ -159,6 +167,8 @@ mod tests {
             },
             from: 0,
             to,
+            before: 0,
+            events: 10,
             partial: 0,
         }
     }
@@ -191,7 +201,17 @@ mod tests {
             last: Timestamp(0),
         };
         let (number, seq) = (ledger.next_number, ledger.next_seq);
-        ledger.fold(number, seq, &[part], facts, &Counters::default());
+        let facts: Vec<Fact> = facts
+            .iter()
+            .cloned()
+            .map(|mut fact| {
+                if let Fact::Read { events: own, .. } = &mut fact {
+                    *own = (*own).min(events);
+                }
+                fact
+            })
+            .collect();
+        ledger.fold(number, seq, &[part], &facts, &Counters::default());
     }
 
     fn cursors(list: &[(&str, u64, u64)]) -> Cursors {
@@ -204,6 +224,7 @@ mod tests {
                         damaged: *damaged,
                         ..Passed::default()
                     },
+                    unacked: Unacked::run(*seq - *damaged, *seq),
                     ..Cursor::default()
                 };
                 ((*output).to_owned(), cursor)
@@ -246,18 +267,16 @@ mod tests {
         assert!(matches!(judge(&ledger, &now, "f", &[]), Verdict::Keep(_)));
         assert_eq!(judge(&ledger, &now, "before", &[]), Verdict::Go);
         assert!(watch.look(&ledger, &now).is_empty());
-        // Set aside is not acknowledged either.
-        let aside = Cursor {
-            passed: Passed {
-                acked: 20,
-                set_aside: 1,
-                ..Passed::default()
-            },
+        // What happened while no daemon looked, and not all at one place, may be any of them.
+        let mut now = cursors(&[("a", 11, 1)]);
+        let later = Cursor {
+            seq: 21,
             ..now["a"]
         };
-        let aside = Cursors::from([("a".to_owned(), aside)]);
-        assert_eq!(Watch::default().look(&Ledger::empty(), &aside).len(), 1);
-        // What happened while no daemon looked may be any of them.
+        now.insert("a".to_owned(), later);
+        if let Some(cursor) = now.get_mut("a") {
+            cursor.unacked.add(&Unacked::run(20, 21));
+        }
         let mut ledger = Ledger::empty();
         fold(
             &mut ledger,
@@ -270,6 +289,57 @@ mod tests {
             judge(&ledger, &now, "before", &[]),
             Verdict::Keep(_)
         ));
+    }
+
+    #[test]
+    fn only_files_with_events_that_were_passed_without_an_ack_are_kept() {
+        let mut ledger = Ledger::empty();
+        // Four files in one record, of which a person skips the first 15 events.
+        let mut facts = Vec::new();
+        for (place, file) in ["f0", "f1", "f2", "f3"].into_iter().enumerate() {
+            let mut of_it = read("j", file, 9, &["a"]);
+            if let Fact::Read { before, .. } = &mut of_it {
+                *before = 10 * u32::try_from(place).unwrap();
+            }
+            facts.extend([of_it, release(file, 9)]);
+        }
+        fold(&mut ledger, 40, &facts);
+        let cursor = Cursor {
+            seq: 41,
+            unacked: Unacked::run(1, 16),
+            ..Cursor::default()
+        };
+        let now = Cursors::from([("a".to_owned(), cursor)]);
+        let facts = Watch::default().look(&ledger, &now);
+        fold(&mut ledger, 0, &facts);
+        for (file, keeps) in [("f0", true), ("f1", true), ("f2", false), ("f3", false)] {
+            let judged = judge(&ledger, &now, file, &[]);
+            assert_eq!(
+                matches!(judged, Verdict::Keep(_)),
+                keeps,
+                "{file}: {judged:?}"
+            );
+            assert!(keeps || judged == Verdict::Go);
+        }
+        assert!(
+            Watch::default().look(&ledger, &now).is_empty(),
+            "after a start nothing is new"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_kept_is_counted_once_however_often_it_is_asked_for() {
+        let mut ledger = Ledger::empty();
+        fold(&mut ledger, 10, &[read("j", "f", 9, &["a"])]);
+        let kept = |why: &str| Fact::Released {
+            file: "f".to_owned(),
+            end: crate::queue::ReleaseEnd::Kept(why.to_owned()),
+        };
+        for (why, refused) in [("x", 1), ("x", 1), ("y", 2)] {
+            fold(&mut ledger, 0, &[release("f", 9), kept(why)]);
+            assert_eq!(ledger.jobs["j"].files.refused, refused);
+            assert!(ledger.files["f"].release.is_none());
+        }
     }
 
     #[test]

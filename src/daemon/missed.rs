@@ -75,6 +75,10 @@ impl Missed {
                     }
                     (seen.events, seen.to) = (events, seq.saturating_sub(1));
                 }
+                if events < seen.events {
+                    // The ACK of a window came of which events had been given up.
+                    (seen.events, seen.told) = (events, seen.told.min(events));
+                }
                 let due = now.is_none_or(|now| now >= seen.next);
                 if seen.events > seen.told && due {
                     notices.push(Notice::Missed {
@@ -169,6 +173,23 @@ mod tests {
         let rest = notice(WhyMissed::Skipped, 1, 174, 174);
         assert_eq!(look(None, 99, 70, 5), [rest], "all is told at the end");
         assert_eq!(look(None, 99, 70, 5), []);
+    }
+
+    #[test]
+    fn what_arrived_after_it_was_given_up_is_not_told_and_hides_nothing_that_is_missed_later() {
+        let mut missed = Missed::new(&BTreeMap::new());
+        let mut look = |second: u64, acked, dropped| {
+            let passed = passed(acked, dropped, 0);
+            let outputs = [("out", 1 + passed.total(), passed)];
+            missed.look(outputs.into_iter(), Some(Tick(second * 1000)))
+        };
+        assert_eq!(look(1, 0, 0), []);
+        assert_eq!(look(2, 0, 9), [notice(WhyMissed::QueueFull, 9, 1, 9)]);
+        assert_eq!(look(3, 0, 29), []);
+        assert_eq!(look(4, 16, 13), []);
+        assert_eq!(look(63, 16, 13), [notice(WhyMissed::QueueFull, 4, 10, 29)]);
+        assert_eq!(look(64, 26, 3), []);
+        assert_eq!(look(200, 26, 8), [notice(WhyMissed::QueueFull, 5, 30, 34)]);
     }
 
     #[test]

@@ -219,6 +219,8 @@ impl Cleaner {
             portion.route = route;
             let refused = match &end {
                 ReleaseEnd::Done => Some(None),
+                // It was told before the last start.
+                ReleaseEnd::Kept(reason) if item.past.kept.as_ref() == Some(reason) => None,
                 ReleaseEnd::Kept(reason) => Some(Some(reason.as_str())),
                 ReleaseEnd::Gone | ReleaseEnd::Changed => None,
             };

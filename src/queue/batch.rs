@@ -55,7 +55,12 @@ impl Batch {
     }
 
     /// Adds a portion behind those that are here.
-    pub(crate) fn add(&mut self, portion: Portion) {
+    pub(crate) fn add(&mut self, mut portion: Portion) {
+        for fact in &mut portion.facts {
+            if let Fact::Read { before, .. } = fact {
+                *before += self.frames.count();
+            }
+        }
         if self.frames.is_empty() {
             self.route = portion.route;
             self.frames = portion.frames;

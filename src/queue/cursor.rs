@@ -24,7 +24,7 @@ const PREFIX: &str = "cursor-";
 
 const MAGIC: [u8; 4] = *b"SPC1";
 const SLOT_BYTES: usize = 512;
-const USED_BYTES: usize = 104;
+const USED_BYTES: usize = 128;
 
 /// How an output passed events. Only the first two let a source be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -61,6 +61,42 @@ impl Passed {
     }
 }
 
+/// Events that an output passed without an ACK: what they came from must be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unacked {
+    /// How many since the output exists; an ACK that comes later takes none off.
+    pub total: u64,
+    /// The last ones that follow on each other: the first.
+    pub from: u64,
+    /// The first event behind those.
+    pub to: u64,
+}
+
+impl Unacked {
+    /// Those from event `from` up to `to`, not itself.
+    #[must_use]
+    pub const fn run(from: u64, to: u64) -> Self {
+        Self {
+            total: to - from,
+            from,
+            to,
+        }
+    }
+
+    /// Adds some that lie behind these.
+    pub const fn add(&mut self, more: &Self) {
+        if more.total == 0 {
+            return;
+        }
+        let goes_on = self.to == more.from && more.total == more.to - more.from;
+        if !goes_on {
+            self.from = more.from;
+        }
+        self.to = more.to;
+        self.total += more.total;
+    }
+}
+
 /// How far an output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
@@ -74,6 +110,8 @@ pub struct Cursor {
     pub born: u64,
     /// How it passed the events between.
     pub passed: Passed,
+    /// Where it did so without an ACK.
+    pub unacked: Unacked,
     /// Its output has left the configuration: nothing was kept for it since.
     pub frozen: bool,
 }
@@ -286,6 +324,9 @@ fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     LittleEndian::write_u64(&mut out[80..88], cursor.passed.set_aside);
     LittleEndian::write_u64(&mut out[88..96], cursor.passed.dropped);
     LittleEndian::write_u64(&mut out[96..104], cursor.passed.skipped);
+    LittleEndian::write_u64(&mut out[104..112], cursor.unacked.total);
+    LittleEndian::write_u64(&mut out[112..120], cursor.unacked.from);
+    LittleEndian::write_u64(&mut out[120..128], cursor.unacked.to);
     let crc = crc32fast::hash(&out[8..USED_BYTES]);
     LittleEndian::write_u32(&mut out[4..8], crc);
     out
@@ -313,6 +354,11 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
             set_aside: at(80),
             dropped: at(88),
             skipped: at(96),
+        },
+        unacked: Unacked {
+            total: at(104),
+            from: at(112),
+            to: at(120),
         },
         frozen: LittleEndian::read_u32(&bytes[36..40]) != 0,
     };
@@ -342,6 +388,11 @@ mod tests {
                 set_aside: 3,
                 dropped: 4,
                 skipped: 5,
+            },
+            unacked: Unacked {
+                total: 12,
+                from: seq,
+                to: seq + 7,
             },
             frozen: seq.is_multiple_of(2),
         }

@@ -66,6 +66,11 @@ pub enum Fact {
         from: u64,
         /// Where the next line begins.
         to: u64,
+        /// Events of the same record before those that these lines became.
+        #[serde(default, skip_serializing_if = "is_none")]
+        before: u32,
+        /// How many events these lines became.
+        events: u32,
         /// Lines without an end that became events after `partial_timeout`.
         #[serde(default, skip_serializing_if = "is_zero")]
         partial: u64,
@@ -131,6 +136,14 @@ impl Fact {
     reason = "serde passes a reference"
 )]
 const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_none(number: &u32) -> bool {
     *number == 0
 }
 

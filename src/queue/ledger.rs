@@ -204,7 +204,7 @@ impl Ledger {
             self.past(&part.job).captured += u64::from(part.count);
         }
         for fact in facts {
-            self.apply(fact, (seq, seq + events));
+            self.apply(fact, seq);
         }
     }
 
@@ -214,7 +214,8 @@ impl Ledger {
         self.next_seq = self.next_seq.max(seq);
     }
 
-    fn apply(&mut self, fact: &Fact, seqs: (u64, u64)) {
+    /// Takes a fact from the record whose events begin with number `first`.
+    fn apply(&mut self, fact: &Fact, first: u64) {
         match fact {
             Fact::Fired {
                 job,
@@ -261,11 +262,14 @@ impl Ledger {
                 file,
                 of,
                 to,
+                before,
+                events,
                 partial,
                 ..
             } => {
                 self.past(&of.job).files.partial_lines += partial;
-                self.read(file, of, *to, seqs);
+                let first = first + u64::from(*before);
+                self.read(file, of, *to, (first, first + u64::from(*events)));
             }
             Fact::Forgotten { job, file, lost } => {
                 // Emptied by us, and read anew before that was recorded.
@@ -340,6 +344,8 @@ impl Ledger {
             }
             // It may only have been renamed: the position stays for whoever finds it again.
             ReleaseEnd::Gone | ReleaseEnd::Changed => {}
+            // After each start it is asked for again: what was refused for this reason is one refusal.
+            ReleaseEnd::Kept(reason) if past.kept.as_ref() == Some(reason) => {}
             ReleaseEnd::Kept(reason) => {
                 past.kept = Some(reason.clone());
                 self.past(&job).files.refused += 1;

@@ -13,6 +13,7 @@ use super::cursor;
 use super::cursor::Cursor;
 use super::cursor::CursorFile;
 use super::cursor::Stored;
+use super::cursor::Unacked;
 use super::fact::Fact;
 use super::fact::Portion;
 use super::ledger::Ledger;
@@ -94,6 +95,9 @@ fn thawed(output: &str, mut cursor: Cursor, (at, seq): (Position, u64)) -> Curso
             );
         }
         cursor.passed.dropped += gone;
+        cursor
+            .unacked
+            .add(&Unacked::run(cursor.seq, cursor.seq + gone));
         (cursor.at, cursor.done, cursor.seq) = (at, 0, cursor.seq + gone);
     }
     cursor

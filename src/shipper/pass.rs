@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Effect;
-use super::Holder;
 use super::Link;
 use super::Loading;
 use super::Shipper;
@@ -36,7 +35,7 @@ const NO_WINDOW: Limits = Limits {
 
 impl Shipper {
     /// Gives up the events before `seq`.
-    pub(super) fn give_up(&mut self, seq: u64, now: Tick, effects: &mut Vec<Effect>) {
+    pub(super) fn give_up(&mut self, seq: u64) {
         let from = self.trail.cursor().seq;
         if seq <= self.given_up || seq <= from {
             return;
@@ -48,7 +47,8 @@ impl Shipper {
             "the queue is full: events are given up for an output that it does not hold them for"
         );
         self.given_up = seq;
-        self.pass_over(seq, Way::Dropped, now, effects);
+        // What is in flight of these is in memory: its ACK is waited for as long as its connection lives.
+        self.trail.pass_over(seq, Way::Dropped);
     }
 
     /// Passes over the events before `seq`, as a person says.
@@ -64,7 +64,8 @@ impl Shipper {
             "events are skipped, as a person has said"
         );
         self.skipped = seq;
-        self.pass_over(seq, Way::Skipped, now, effects);
+        self.land_all(now, effects);
+        self.trail.pass_over(seq, Way::Skipped);
     }
 
     /// Has the log read only to pass over it, if it is to be.
@@ -82,22 +83,19 @@ impl Shipper {
         true
     }
 
-    /// What is in flight is not waited for any more, and what of it lies behind `seq` is sent again.
-    fn pass_over(&mut self, seq: u64, way: Way, now: Tick, effects: &mut Vec<Effect>) {
+    /// What is in flight is not waited for any more, and what of it is not skipped is sent again.
+    fn land_all(&mut self, now: Tick, effects: &mut Vec<Effect>) {
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             if lane.flying.is_empty() {
                 continue;
             }
             for id in lane.flying.drain(..) {
-                if let Some(span) = self.trail.span(id) {
-                    span.holder = Holder::Waiting;
-                }
+                self.trail.landed(id);
             }
             lane.alone = false;
             lane.link = Link::Down { retry_at: now };
             effects.push(Effect::Close(number));
         }
-        self.trail.pass_over(seq, way);
     }
 }
 

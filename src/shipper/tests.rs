@@ -26,6 +26,8 @@ use crate::queue::Part;
 use crate::queue::Portion;
 use crate::queue::Position;
 use crate::queue::batch::Batch;
+use crate::queue::cursor::Passed;
+use crate::queue::cursor::Unacked;
 use crate::queue::writer::Writer;
 use crate::sink::lumberjack::Settings;
 use crate::units::Timestamp;
@@ -597,6 +599,62 @@ fn an_output_that_is_down_passes_what_is_for_others_and_nothing_of_its_own() {
             world.input(Input::Clock);
             assert!(world.shipper.is_through(next_seq));
         }
+    }
+}
+
+#[test]
+fn windows_in_flight_when_their_events_are_given_up_stay_awaited_and_count_as_acknowledged() {
+    let mut world = World::new(settings(1), &[100; 5], false);
+    assert_eq!(world.order.len(), 128, "two windows are in flight");
+    for (seq, dropped) in [(101, 100), (200, 199)] {
+        world.open.retain(|n| *n >= seq);
+        world.mine.retain(|n| *n >= seq);
+        world.input(Input::GiveUp(seq));
+        assert_eq!(
+            (world.stored.seq, world.stored.passed.dropped),
+            (seq, dropped)
+        );
+    }
+    world.ack(0, 64);
+    let Passed { acked, dropped, .. } = world.stored.passed;
+    assert_eq!((acked, dropped), (64, 135), "the ACK comes after all");
+    world.ack(0, 10);
+    // What was given up and is in flight no more is gone; the rest is sent as ever.
+    world.lose(0, Cause::ByPeer);
+    assert_eq!(world.stored.passed.acked, 74);
+    assert!(world.serve(|_, _, _| Verdict::Ack));
+    assert_eq!(world.dialled.len(), 2, "only the server ended a connection");
+    let Passed { acked, dropped, .. } = world.stored.passed;
+    assert_eq!((acked, dropped), (74 + 301, 125));
+    assert_eq!(world.stored.seq, 501);
+    assert!(
+        world.came.range(..200).all(|(_, times)| *times == 1),
+        "nothing of it came twice"
+    );
+    assert_eq!(
+        world.stored.unacked,
+        Unacked::run(1, 200),
+        "what it came from is kept"
+    );
+}
+
+#[test]
+fn what_a_window_holds_behind_what_is_given_up_is_acknowledged_or_sent_again() {
+    for is_lost in [false, true] {
+        let mut world = World::new(settings(1), &[64, 64], false);
+        world.open.retain(|n| *n >= 100);
+        world.mine.retain(|n| *n >= 100);
+        world.input(Input::GiveUp(100));
+        world.ack(0, 64);
+        world.ack(0, 20);
+        if is_lost {
+            world.lose(0, Cause::ByPeer);
+        }
+        assert!(world.serve(|_, _, _| Verdict::Ack));
+        let Passed { acked, dropped, .. } = world.stored.passed;
+        let lost = if is_lost { 15 } else { 0 };
+        assert_eq!((acked, dropped), (128 - lost, lost));
+        assert_eq!(world.dialled.len(), 1 + usize::from(is_lost));
     }
 }
 

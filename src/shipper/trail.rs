@@ -4,6 +4,7 @@
 //! their bytes. Turns "the peer took k further events of this span" into where the cursor is, which
 //! moves over the contiguous prefix only. Pure; knows no windows and no connections.
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use super::doubt::Doubt;
@@ -11,6 +12,7 @@ use crate::event::Ack;
 use crate::queue::Position;
 use crate::queue::cursor::Cursor;
 use crate::queue::cursor::Passed;
+use crate::queue::cursor::Unacked;
 
 /// How events of a step get passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +132,11 @@ impl Span {
 #[derive(Debug)]
 enum Stretch {
     /// Passed, but something before it is not.
-    Past { passed: Passed, end: Place },
+    Past {
+        passed: Passed,
+        unacked: Unacked,
+        end: Place,
+    },
     /// Not passed.
     Open(Span),
 }
@@ -140,6 +146,9 @@ enum Stretch {
 pub(crate) struct Trail {
     cursor: Cursor,
     stretches: VecDeque<Stretch>,
+    /// How many events of a window in flight are given up, its first ones: they count as dropped until
+    /// its ACK comes.
+    late: BTreeMap<SpanId, u64>,
     /// Number of the event behind everything that was read.
     end: u64,
     next_id: SpanId,
@@ -150,6 +159,7 @@ impl Trail {
         Self {
             cursor,
             stretches: VecDeque::new(),
+            late: BTreeMap::new(),
             end: cursor.seq,
             next_id: 0,
         }
@@ -224,14 +234,37 @@ impl Trail {
     pub(crate) fn acked(&mut self, flying: &mut VecDeque<SpanId>, ack: &Ack) -> bool {
         let mut left = ack.events;
         while let (true, Some(id)) = (left > 0, flying.front().copied()) {
+            left -= self.acked_late(id, left);
             left -= self.pass(id, left, |passed| &mut passed.acked);
-            if self.index(id).is_some() {
+            if self.late.contains_key(&id) || self.index(id).is_some() {
                 return true;
             }
             flying.pop_front();
         }
         debug_assert_eq!(left, 0, "a session never acknowledges more than was sent");
         false
+    }
+
+    /// Counts events as acknowledged that had been given up while they were in flight; returns how many.
+    fn acked_late(&mut self, id: SpanId, most: u64) -> u64 {
+        let Some(events) = self.late.remove(&id) else {
+            return 0;
+        };
+        let acked = events.min(most);
+        if acked < events {
+            self.late.insert(id, events - acked);
+        }
+        self.cursor.passed.dropped -= acked;
+        self.cursor.passed.acked += acked;
+        acked
+    }
+
+    /// A window is not in flight any more: what was given up of it stays dropped, the rest waits.
+    pub(crate) fn landed(&mut self, id: SpanId) {
+        self.late.remove(&id);
+        if let Some(span) = self.span(id) {
+            span.holder = Holder::Waiting;
+        }
     }
 
     /// Passes a span whose event is a durable dead letter.
@@ -250,16 +283,19 @@ impl Trail {
         self.pass(id, 0, |passed| &mut passed.acked);
     }
 
-    /// Passes everything that was read and not passed before event `seq` in this way; nobody may have
-    /// a span.
+    /// Passes everything that was read and not passed before event `seq` in this way. What is in flight
+    /// may still be acknowledged, and then counts so, when it is given up.
     pub(crate) fn pass_over(&mut self, seq: u64, way: Way) {
         let ids: Vec<SpanId> = self.spans().map(|span| span.id).collect();
         for id in ids {
             let Some(span) = self.span(id) else { continue };
+            let is_flying = span.holder == Holder::Lane;
+            let mut over = 0;
             let mut steps = VecDeque::with_capacity(span.steps.len() + 1);
             for mut step in span.steps.drain(..) {
                 if step.way == Way::Sent && step.seq < seq {
                     let front = step.split_off_front(step.events.min(seq - step.seq));
+                    over += front.events;
                     steps.push_back(Step { way, ..front });
                     if step.events == 0 {
                         continue;
@@ -268,6 +304,9 @@ impl Trail {
                 steps.push_back(step);
             }
             span.steps = steps;
+            if is_flying && way == Way::Dropped && over > 0 {
+                *self.late.entry(id).or_default() += over;
+            }
             self.pass(id, 0, |passed| &mut passed.acked);
         }
     }
@@ -335,8 +374,10 @@ impl Trail {
         };
         let mut left = most;
         let mut passed = Passed::default();
+        let mut unacked = Unacked::default();
         let mut end = None;
         while let Some(step) = span.steps.front_mut() {
+            let reached = passed.acked + passed.not_mine;
             let part = match step.way {
                 Way::Sent if left == 0 => break,
                 Way::Sent => {
@@ -362,6 +403,9 @@ impl Trail {
                     step.events
                 }
             };
+            if passed.acked + passed.not_mine == reached {
+                unacked.add(&Unacked::run(step.seq, step.seq + part));
+            }
             end = Some(step.place(part));
             if part == step.events {
                 span.steps.pop_front();
@@ -371,7 +415,12 @@ impl Trail {
         }
         let gone = span.steps.is_empty();
         if let Some(end) = end {
-            self.stretches.insert(index, Stretch::Past { passed, end });
+            let past = Stretch::Past {
+                passed,
+                unacked,
+                end,
+            };
+            self.stretches.insert(index, past);
             if gone {
                 self.stretches.remove(index + 1);
             }
@@ -387,24 +436,39 @@ impl Trail {
     /// Makes one of two stretches that are passed: what is kept stays as small as what is not passed.
     fn join(&mut self, index: usize) {
         let (
-            Some(Stretch::Past { passed, .. }),
             Some(Stretch::Past {
-                passed: more, end, ..
+                passed, unacked, ..
+            }),
+            Some(Stretch::Past {
+                passed: more,
+                unacked: more_unacked,
+                end,
             }),
         ) = (self.stretches.get(index), self.stretches.get(index + 1))
         else {
             return;
         };
-        let (mut passed, end) = (*passed, *end);
+        let (mut passed, mut unacked, end) = (*passed, *unacked, *end);
         passed.add(more);
-        self.stretches[index] = Stretch::Past { passed, end };
+        unacked.add(more_unacked);
+        self.stretches[index] = Stretch::Past {
+            passed,
+            unacked,
+            end,
+        };
         self.stretches.remove(index + 1);
     }
 
     fn settle(&mut self) {
-        while let Some(Stretch::Past { passed, end }) = self.stretches.front() {
+        while let Some(Stretch::Past {
+            passed,
+            unacked,
+            end,
+        }) = self.stretches.front()
+        {
             self.cursor.seq += passed.total();
             self.cursor.passed.add(passed);
+            self.cursor.unacked.add(unacked);
             self.cursor.at = end.at;
             self.cursor.done = end.done;
             self.stretches.pop_front();
@@ -540,6 +604,11 @@ mod tests {
         assert_eq!(trail.span(rest).unwrap().events(), 2);
         trail.set_aside(id);
         assert_eq!(trail.cursor().passed.set_aside, 1);
+        let unacked = trail.cursor().unacked;
+        assert_eq!(
+            (unacked.total, unacked.to),
+            (unacked.to - unacked.from, trail.cursor().seq)
+        );
         assert_eq!(
             ack(&mut trail, &mut VecDeque::from([rest]), 2),
             (at(200), 0, 8)

@@ -241,6 +241,8 @@ fn portion(
         },
         from: from * LINE_BYTES,
         to: to * LINE_BYTES,
+        before: 0,
+        events: count,
         partial: 0,
     };
     let part = Part {

@@ -211,6 +211,8 @@ fn read(job: &str, file: u64) -> Fact {
         },
         from: 0,
         to: 1 << 20,
+        before: 0,
+        events: 0,
         partial: 0,
     }
 }

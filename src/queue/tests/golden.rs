@@ -117,7 +117,9 @@ fn files(fact: &str) -> Fact {
     let release = r#"{"action":"delete","path":"/var/log/a","root":"/var/log","stamp":{"bytes":4,"mtime":7,"ctime":8},"tail":{"bytes":4,"hash":5},"uid":1000,"gid":1000}"#;
     let text = match fact {
         "read" => {
-            format!(r#"{{"fact":"read","file":"00000000000000aa","of":{of},"from":0,"to":4}}"#)
+            format!(
+                r#"{{"fact":"read","file":"00000000000000aa","of":{of},"from":0,"to":4,"events":1}}"#
+            )
         }
         _ => format!(r#"{{"fact":"release","file":"00000000000000aa","release":{release}}}"#),
     };

@@ -203,6 +203,8 @@ fn fact(what: What) -> Option<Fact> {
             },
             from: 0,
             to: 1,
+            before: 0,
+            events: 0,
             partial: 0,
         },
         What::Release(n) => Fact::Release {

@@ -27,6 +27,8 @@ pub(super) struct Draft {
     frames: Frames,
     pub(super) facts: Vec<Fact>,
     counters: Counters,
+    /// Events before those of the next file whose position is told.
+    told: u32,
 }
 
 impl Draft {
@@ -37,7 +39,15 @@ impl Draft {
             frames: Frames::default(),
             facts: Vec::new(),
             counters: Counters::default(),
+            told: 0,
         }
+    }
+
+    /// The events that were added since this was last asked: how many lie before them, and how many.
+    pub(super) fn own(&mut self) -> (u32, u32) {
+        let count = self.frames.count();
+        let before = std::mem::replace(&mut self.told, count);
+        (before, count - before)
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -458,6 +458,7 @@ impl Tracked {
             return;
         }
         self.is_recorded = true;
+        let (before, events) = draft.own();
         draft.facts.push(Fact::Read {
             file: self.id.to_string(),
             of: FileFacts {
@@ -471,6 +472,8 @@ impl Tracked {
             },
             from,
             to: self.at,
+            before,
+            events,
             partial,
         });
     }
