@@ -76,6 +76,23 @@ pub enum EntryKind {
     Other,
 }
 
+/// The room of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that an unprivileged writer may still use.
+    pub free: u64,
+    /// Bytes of all of it.
+    pub total: u64,
+}
+
+impl Room {
+    /// Without an end that is known.
+    pub const UNKNOWN: Self = Self {
+        free: u64::MAX,
+        total: u64::MAX,
+    };
+}
+
 /// An open file, addressed by offset.
 pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Writes all of `bytes` at `offset`. After an error any prefix may have been written.
@@ -156,11 +173,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the operating system said.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Bytes that an unprivileged writer may still use on the file system of `dir`.
+    /// How large the file system of `dir` is, and how much of it is free.
     ///
     /// # Errors
     /// What the operating system said.
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    fn room(&self, dir: &Path) -> io::Result<Room>;
 }
 
 /// The operating system's disk.
@@ -292,8 +309,16 @@ impl Disk for OsDisk {
         Kind::of(to).step("rename", || fs::rename(from, to))
     }
 
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        fs2::available_space(dir)
+    fn room(&self, dir: &Path) -> io::Result<Room> {
+        let stats = fs2::statvfs(dir)?;
+        Ok(match stats.total_space() {
+            // Some network file systems do not say.
+            0 => Room::UNKNOWN,
+            total => Room {
+                free: stats.available_space(),
+                total,
+            },
+        })
     }
 }
 

@@ -271,6 +271,8 @@ pub struct Queue {
     pub total_bytes: u64,
     /// Bytes that are free on its file system; absent when that cannot be known.
     pub free_bytes: Option<u64>,
+    /// Bytes set aside for a full disk, so that runs can still end; 0: none.
+    pub reserve_bytes: u64,
     /// Damaged parts of it that are set aside in `queue/quarantine/`.
     pub quarantined: u64,
     /// Their bytes.
@@ -288,8 +290,9 @@ impl Queue {
         let room = self.max_bytes.saturating_sub(self.total_bytes);
         let free = self.free_bytes.filter(|free| *free < room)?;
         Some(format!(
-            "{} are free on its disk, and it may grow by {}: make room, or set a lower [queue] max_bytes",
+            "{} are free on its disk beside a reserve of {}, and it may grow by {}: make room, or set a lower [queue] max_bytes",
             show_bytes(free),
+            show_bytes(self.reserve_bytes),
             show_bytes(room)
         ))
     }

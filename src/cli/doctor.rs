@@ -32,6 +32,7 @@ use crate::process;
 use crate::queue::inspect;
 use crate::queue::inspect::Survey;
 use crate::queue::quarantine;
+use crate::queue::reserve;
 use crate::queue::verify;
 use crate::status::Answer;
 use crate::status::Request;
@@ -499,8 +500,8 @@ impl Doctor {
     fn space(&mut self, disk: &Arc<dyn Disk>, dir: &Path, draft: &Draft, survey: &Survey) {
         let used: u64 = survey.segments.iter().map(|(_, bytes)| bytes).sum();
         let max = draft.root.queue.max_bytes;
-        let free = match disk.free_bytes(dir) {
-            Ok(free) => free,
+        let free = match disk.room(dir) {
+            Ok(room) => room.free,
             Err(error) => {
                 self.wrong(
                     "space",
@@ -511,8 +512,9 @@ impl Doctor {
             }
         };
         let found = format!(
-            "{} free; the queue has {} of at most {}",
+            "{} free beside a reserve of {}; the queue has {} of at most {}",
             show_bytes(free),
+            show_bytes(reserve::bytes(&**disk, dir)),
             show_bytes(used),
             show_bytes(max)
         );

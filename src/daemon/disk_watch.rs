@@ -12,6 +12,7 @@ use crate::disk::OsDisk;
 use crate::queue::Level;
 use crate::queue::quarantine;
 use crate::queue::quarantine::Summary;
+use crate::queue::reserve;
 use crate::status;
 
 /// Between two looks for what outputs have set aside.
@@ -49,7 +50,8 @@ impl DiskWatch {
             held_bytes: level.held_bytes,
             max_bytes: level.max_bytes,
             total_bytes: level.total_bytes,
-            free_bytes: OsDisk.free_bytes(&self.dir).ok(),
+            free_bytes: OsDisk.room(&self.dir).ok().map(|room| room.free),
+            reserve_bytes: reserve::bytes(&OsDisk, &self.dir),
             quarantined: self.quarantine.entries,
             quarantined_bytes: self.quarantine.bytes,
             quarantine_removed: self.quarantine.removed,

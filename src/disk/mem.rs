@@ -25,6 +25,7 @@ use super::Entry;
 use super::EntryKind;
 use super::Open;
 use super::Replace;
+use super::Room;
 use platter::Change;
 use platter::Dice;
 use platter::Inode;
@@ -127,6 +128,8 @@ struct State {
     /// How it began, and every operation since.
     journal: Option<(Platter, Vec<Op>)>,
     fault: Fault,
+    /// How many bytes its files may hold together, where there is an end.
+    capacity: Option<u64>,
     calls: u64,
     /// Temporary files so far.
     fresh: u64,
@@ -219,10 +222,29 @@ impl State {
                 (0, Ok(()))
             }
         };
+        let fits = self.fits(inode, offset + arrives as u64) - offset.min(self.fits(inode, offset));
+        let (arrives, said) = match usize::try_from(fits) {
+            Ok(fits) if fits < arrives => (fits, Err(libc::ENOSPC)),
+            _ => (arrives, said),
+        };
         if arrives > 0 {
             self.change(inode, Change::Write(offset, bytes[..arrives].into()));
         }
         said.map_err(io::Error::from_raw_os_error)
+    }
+
+    fn used(&self) -> u64 {
+        let bytes = self.names.values().map(|inode| self.contents[*inode].len());
+        bytes.sum::<usize>() as u64
+    }
+
+    /// How far a file may grow on the way to `end`.
+    fn fits(&self, inode: Inode, end: u64) -> u64 {
+        let now = self.contents[inode].len() as u64;
+        let free = self
+            .capacity
+            .map_or(u64::MAX, |all| all.saturating_sub(self.used()));
+        end.min(now.saturating_add(free))
     }
 
     fn sync(&mut self, path: &str, inode: Inode) -> io::Result<()> {
@@ -347,6 +369,11 @@ impl MemDisk {
         self.fail(Fault::Script(Box::new(script)));
     }
 
+    /// Sets how many bytes its files may hold together from now on.
+    pub(crate) fn limit(&self, capacity: u64) {
+        self.state().capacity = Some(capacity);
+    }
+
     /// How many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
@@ -448,10 +475,16 @@ impl DiskFile for MemFile {
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         let longer = bytes > state.contents[self.inode].len() as u64;
-        if state.may(Verb::Reserve, &self.path)? && longer {
-            state.change(self.inode, Change::Resize(bytes));
+        if !state.may(Verb::Reserve, &self.path)? || !longer {
+            return Ok(());
         }
-        Ok(())
+        // What fits is taken all the same, as ext4 does.
+        let fits = state.fits(self.inode, bytes);
+        state.change(self.inode, Change::Resize(fits));
+        match fits < bytes {
+            true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -538,7 +571,11 @@ impl Disk for MemDisk {
         self.state().rename(text(from), text(to))
     }
 
-    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+    fn room(&self, _dir: &Path) -> io::Result<Room> {
+        let state = self.state();
+        Ok(state.capacity.map_or(Room::UNKNOWN, |total| Room {
+            free: total.saturating_sub(state.used()),
+            total,
+        }))
     }
 }

@@ -26,6 +26,7 @@ pub mod readers;
 pub mod record;
 pub mod recover;
 pub mod repair;
+pub mod reserve;
 pub mod segment;
 pub mod select;
 pub mod service;

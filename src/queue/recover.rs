@@ -22,6 +22,7 @@ use super::log::LogReader;
 use super::quarantine;
 use super::record::Bad;
 use super::record::Body;
+use super::reserve;
 use super::segment;
 use super::segment::BadHead;
 use super::segment::Position;
@@ -184,7 +185,7 @@ fn is_ours(entry: &Entry) -> bool {
     if entry.kind == EntryKind::Folder {
         return name == quarantine::DIR;
     }
-    let known = ["lock", "reserve", settled::FILE].contains(&name)
+    let known = ["lock", reserve::FILE, settled::FILE].contains(&name)
         || segment::id_of(name).is_some()
         || name.starts_with("checkpoint-")
         || name.starts_with("cursor-")
@@ -420,7 +421,7 @@ fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, 
     found.end = record.next;
 }
 
-/// Writes the last segment anew, without what follows its last whole record, when the newest
+/// Writes the last segment once more, without what follows its last whole record, when the newest
 /// checkpoint does not cover it. The daemon that wrote it may have died before its sync, or after one
 /// that failed: then the bytes are read from memory, and are nowhere else. What is counted from here on
 /// must be on the medium.
@@ -451,11 +452,18 @@ pub(crate) fn renew_tail(
     }
     let path = dir.join(segment::file_name(*last));
     let mut whole = vec![0; usize::try_from(keep).map_err(io::Error::other)?];
-    let read = disk.open(&path, Open::Read)?.read_at(0, &mut whole)?;
-    if read < whole.len() {
+    let file = disk.open(&path, Open::Write)?;
+    if file.read_at(0, &mut whole)? < whole.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    disk.replace(&path, &whole, Replace::Durable)?;
+    let in_place = file
+        .truncate(keep)
+        .and_then(|()| file.write_at(0, &whole))
+        .and_then(|()| file.sync());
+    // In place, as a full disk has no room for a second copy; a bad spot of the disk wants another place.
+    if in_place.is_err() {
+        disk.replace(&path, &whole, Replace::Durable)?;
+    }
     found.torn_bytes = *bytes - keep;
     *bytes = keep;
     Ok(())

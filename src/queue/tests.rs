@@ -38,6 +38,7 @@ mod bench;
 mod crash;
 mod damage;
 mod errno;
+mod full;
 mod golden;
 mod model;
 mod repair;

@@ -27,6 +27,8 @@ use super::record::Draft;
 use super::record::Header;
 use super::recover;
 use super::recover::OpenError;
+use super::reserve;
+use super::reserve::Reserve;
 use super::segment;
 use super::segment::Head;
 use super::segment::Position;
@@ -35,7 +37,8 @@ use crate::disk::DiskFile;
 use crate::disk::Open;
 use crate::units::Timestamp;
 
-/// Smallest and largest segment; between them it is a 16th of the queue, so that space comes back in small steps.
+/// Smallest and largest segment; between them it is a 16th of the queue, and of the disk where that is less,
+/// so that space comes back in small steps.
 /// Tests fill smaller ones, of a queue that is smaller than `spoolbeat.toml` takes.
 const SEGMENT_BYTES_MIN: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
@@ -43,9 +46,6 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Most sealed segments that are kept for replay: each start makes one, however little it holds, and
 /// every reader steps through them all.
 const SEGMENTS_MAX: usize = 1024;
-
-/// Name of the file whose blocks are given up for run ends and fires when the disk is full.
-const RESERVE: &str = "reserve";
 
 /// Why a draft was not appended. Nothing of it counts.
 #[derive(Debug)]
@@ -146,12 +146,6 @@ fn removed() -> io::Error {
     io::Error::other("the queue's files were removed while the daemon runs; start it again")
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reserve {
-    Held,
-    Given,
-}
-
 /// What was found when the queue was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenReport {
@@ -172,7 +166,12 @@ impl Writer {
         settings: Settings,
         now: Timestamp,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let segment_bytes = (settings.max_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let on_disk = disk
+            .room(dir)
+            .map_or(u64::MAX, |room| room.total / reserve::DISK_SHARE);
+        let segment_bytes = (settings.max_bytes / 16)
+            .min(on_disk)
+            .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         Self::open_with(disk, dir, settings, segment_bytes, now)
     }
 
@@ -192,8 +191,9 @@ impl Writer {
             error,
         };
         let mut found = recover::recover(&disk, dir, now)?;
+        let mut reserve = Reserve::find(&*disk, dir, segment_bytes);
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
-        or_with_reserve(&*disk, dir, || {
+        or_with_reserve(&*disk, &mut reserve, || {
             recover::renew_tail(&*disk, dir, &mut found, now)
         })
         .map_err(at_dir)?;
@@ -208,8 +208,8 @@ impl Writer {
             first_number: found.ledger.next_number,
             created: now,
         };
-        let active =
-            or_with_reserve(&*disk, dir, || create_over(&*disk, dir, head)).map_err(at_dir)?;
+        let active = or_with_reserve(&*disk, &mut reserve, || create_over(&*disk, dir, head))
+            .map_err(at_dir)?;
         let mut writer = Self {
             segment_bytes,
             epoch: head.epoch,
@@ -231,16 +231,19 @@ impl Writer {
             newest_checkpoint: found.oldest_needed,
             older_checkpoint: found.oldest_needed,
             since_checkpoint: 0,
-            reserve: Reserve::Given,
+            reserve,
             removed: false,
             disk,
             dir: dir.to_path_buf(),
             settings,
             active,
         };
-        let disk = writer.disk.clone();
-        or_with_reserve(&*disk, dir, || writer.checkpoint()).map_err(at_dir)?;
-        writer.take_reserve();
+        let mut done = writer.checkpoint();
+        if done.as_ref().is_err_and(is_full) && writer.reserve.give(&*writer.disk) {
+            done = writer.checkpoint();
+        }
+        done.map_err(at_dir)?;
+        writer.reserve.take(&*writer.disk, dir);
         Ok((writer, report))
     }
 
@@ -266,7 +269,7 @@ impl Writer {
         // Behind bytes that may be missing nothing is written: it would be found after a crash, and they not.
         if full || self.active.poisoned {
             let mut rotated = self.rotate(now);
-            if rotated.is_err() && vital && self.give_reserve() {
+            if rotated.is_err() && vital && self.reserve.give(&*self.disk) {
                 rotated = self.rotate(now);
             }
             rotated.map_err(AppendError::Disk)?;
@@ -275,7 +278,7 @@ impl Writer {
         let header = draft.header(self.next_number, self.next_seq, settled, now);
         record::seal(&mut bytes, self.active.place(), header);
         let mut written = self.active.file.write_at(self.active.end, &bytes);
-        if written.is_err() && vital && self.give_reserve() {
+        if written.is_err() && vital && self.reserve.give(&*self.disk) {
             written = self.active.file.write_at(self.active.end, &bytes);
         }
         written.map_err(AppendError::Disk)?;
@@ -417,6 +420,27 @@ impl Writer {
     /// What the disk said; try again later.
     pub fn tidy(&mut self, passed: Position, pressed: Pressure, now: Timestamp) -> io::Result<()> {
         self.check_home()?;
+        let mut tidied = self.let_go(passed, pressed, now);
+        if tidied.as_ref().is_err_and(is_full) && self.reserve.give(&*self.disk) {
+            tidied = self.let_go(passed, pressed, now);
+        }
+        tidied?;
+        self.reserve.take(&*self.disk, &self.dir);
+        Ok(())
+    }
+
+    fn let_go(
+        &mut self,
+        mut passed: Position,
+        pressed: Pressure,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let written = self.active.end > segment::HEAD_BYTES as u64;
+        if pressed == Pressure::Pressed && written && passed >= self.active.place() {
+            // All of it was passed: it may be the very room that is missing.
+            self.rotate(now)?;
+            passed = self.active.place();
+        }
         if self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes) {
             self.checkpoint()?;
         }
@@ -446,9 +470,6 @@ impl Writer {
             }
             self.sealed.remove(&id);
             passed_bytes -= sealed.bytes;
-        }
-        if self.reserve == Reserve::Given {
-            self.take_reserve();
         }
         Ok(())
     }
@@ -577,36 +598,6 @@ impl Writer {
             _ => Ok(()),
         }
     }
-
-    fn give_reserve(&mut self) -> bool {
-        let held = self.reserve == Reserve::Held;
-        if held {
-            self.reserve = Reserve::Given;
-            let removed = self.disk.remove(&self.dir.join(RESERVE));
-            tracing::warn!(
-                ?removed,
-                "the disk is full: the reserved segment is used for run ends and fires"
-            );
-        }
-        held
-    }
-
-    /// Sets a segment's worth of blocks aside; on a disk without room it stays given.
-    fn take_reserve(&mut self) {
-        let path = self.dir.join(RESERVE);
-        let take = || match self.disk.open(&path, Open::Write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self
-                .disk
-                .open(&path, Open::CreateNew)?
-                .reserve(self.segment_bytes),
-            Err(error) => Err(error),
-            Ok(file) => file.reserve(self.segment_bytes),
-        };
-        self.reserve = match take() {
-            Ok(()) => Reserve::Held,
-            Err(_) => Reserve::Given,
-        };
-    }
 }
 
 /// Whether something waits for room.
@@ -618,17 +609,22 @@ pub enum Pressure {
     Pressed,
 }
 
+/// Whether an error says that there is no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// Tries `what`, once more without the reserve: a full disk must not keep a backlog from being sent.
 fn or_with_reserve<T>(
     disk: &dyn Disk,
-    dir: &Path,
+    reserve: &mut Reserve,
     mut what: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {
     match what() {
-        Err(error) if disk.remove(&dir.join(RESERVE)).is_ok() => {
-            tracing::warn!(%error, "the disk takes no more: the reserved segment is given up");
-            what()
-        }
+        Err(error) if is_full(&error) && reserve.give(disk) => what(),
         other => other,
     }
 }

@@ -42,6 +42,7 @@ fn sample() -> Status {
             max_bytes: 10 << 20,
             total_bytes: 3 << 20,
             free_bytes: Some(1 << 30),
+            reserve_bytes: 1 << 26,
             quarantined: 0,
             quarantined_bytes: 0,
             quarantine_removed: 0,
@@ -139,7 +140,7 @@ fn the_json_names_are_stable() {
         },
         "queue": {
             "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
-            "free_bytes": 1_073_741_824, "quarantined": 0, "quarantined_bytes": 0,
+            "free_bytes": 1_073_741_824, "reserve_bytes": 67_108_864, "quarantined": 0, "quarantined_bytes": 0,
             "quarantine_removed": 0, "broken": null,
         },
         "outputs": [{

@@ -1,0 +1,131 @@
+//! The reserve: blocks set aside, so that on a full disk runs can still be begun and ended, and the
+//! queue can write what it needs to let go of segments.
+//!
+//! Its size fits the file system, and it is taken only out of plenty: it must never be what fills the
+//! disk. Must never know what is written with the room that it gives.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::disk::Disk;
+use crate::disk::Open;
+
+/// Name of its file in the queue's folder.
+pub const FILE: &str = "reserve";
+
+/// It and every segment are at most this part of the file system, so that a small disk is not full of
+/// one of them.
+pub(crate) const DISK_SHARE: u64 = 16;
+
+/// It is at most this part of what is free: taken again after the disk was full, it leaves more than it
+/// takes, so it is not given and taken in turns.
+const FREE_SHARE: u64 = 4;
+
+/// Less is of no use: a segment's head, cursors, two checkpoints and some hundred ends of runs.
+const BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 256 << 10 };
+
+/// How many bytes are set aside in the queue's folder `dir`; 0: there is no reserve.
+#[must_use]
+pub fn bytes(disk: &dyn Disk, dir: &Path) -> u64 {
+    let file = disk.open(&dir.join(FILE), Open::Read);
+    file.and_then(|file| file.size()).unwrap_or(0)
+}
+
+/// What is held at the moment.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    path: PathBuf,
+    /// How much is set aside; 0: nothing.
+    held: u64,
+    /// Most that is tried. Halved when it is refused: a quota does not show in what is free.
+    most: u64,
+    /// Whether it was said that there is none.
+    said: bool,
+}
+
+impl Reserve {
+    /// What the daemon before has left in `dir`; what is more than `most` bytes, or more than is free
+    /// beside it, is given up first of all, so that a start finds room.
+    pub(crate) fn find(disk: &dyn Disk, dir: &Path, most: u64) -> Self {
+        let mut found = Self {
+            path: dir.join(FILE),
+            held: 0,
+            most,
+            said: false,
+        };
+        let Ok(file) = disk.open(&found.path, Open::Write) else {
+            return found;
+        };
+        found.held = file.size().unwrap_or(u64::MAX);
+        let short = disk.room(dir).is_ok_and(|room| room.free < found.held);
+        // A copied file may have holes where the blocks were.
+        if short || found.held > most || file.reserve(found.held).is_err() {
+            found.give(disk);
+        }
+        found
+    }
+
+    /// Gives it up; `false` when there was none.
+    pub(crate) fn give(&mut self, disk: &dyn Disk) -> bool {
+        if self.held == 0 {
+            return false;
+        }
+        match disk.remove(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return false,
+            _ => {}
+        }
+        let bytes = std::mem::take(&mut self.held);
+        tracing::warn!(
+            bytes,
+            "the disk is full: the reserve is given up, so that runs can end and what was sent can be let go of"
+        );
+        true
+    }
+
+    /// Takes as much as fits the room there is, when that is clearly more than what is held.
+    pub(crate) fn take(&mut self, disk: &dyn Disk, dir: &Path) {
+        let Ok(room) = disk.room(dir) else {
+            return;
+        };
+        let want = self
+            .most
+            .min(room.free.saturating_add(self.held) / FREE_SHARE);
+        if want < BYTES_MIN.max(self.held.saturating_mul(2)) {
+            if self.held == 0 && !std::mem::replace(&mut self.said, true) {
+                tracing::warn!(
+                    free = room.free,
+                    "no reserve is set aside for a full disk: there is too little room for one"
+                );
+            }
+            return;
+        }
+        match self.allocate(disk, want) {
+            Ok(()) => {
+                self.held = want;
+                self.said = false;
+                tracing::info!(bytes = want, "a reserve for a full disk is set aside");
+            }
+            Err(error) => {
+                // What was allocated until it failed is the last room that there is.
+                drop(disk.remove(&self.path));
+                self.held = 0;
+                self.most = match error.kind() {
+                    io::ErrorKind::Unsupported => 0,
+                    _ => want / 2,
+                };
+                tracing::warn!(bytes = want, %error, "the reserve for a full disk cannot be set aside");
+            }
+        }
+    }
+
+    fn allocate(&self, disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+        let file = match disk.open(&self.path, Open::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                disk.open(&self.path, Open::CreateNew)
+            }
+            file => file,
+        };
+        file?.reserve(bytes)
+    }
+}

@@ -1,0 +1,151 @@
+//! The queue on a disk that has an end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::DIR;
+use super::draft;
+use super::events;
+use super::open;
+use super::portion;
+use super::settings;
+use crate::disk::Disk;
+use crate::disk::Open;
+use crate::disk::mem::MemDisk;
+use crate::event::RunId;
+use crate::queue::fact::Fact;
+use crate::queue::record::Draft;
+use crate::queue::writer::AppendError;
+use crate::queue::writer::Pressure;
+use crate::queue::writer::Writer;
+use crate::run::Outcome;
+use crate::run::Trigger;
+use crate::units::Timestamp;
+
+const RESERVE: &str = "/q/reserve";
+
+/// Larger than any disk here: all of it is one segment.
+const SEGMENT_BYTES: u64 = 256 << 10;
+
+fn open_large(disk: &MemDisk) -> Writer {
+    let disk = Arc::new(disk.clone());
+    Writer::open_with(
+        disk,
+        Path::new(DIR),
+        settings(),
+        SEGMENT_BYTES,
+        Timestamp(1),
+    )
+    .unwrap()
+    .0
+}
+
+fn used(disk: &MemDisk) -> u64 {
+    let files = disk.files();
+    files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+}
+
+fn reserved(disk: &MemDisk) -> Option<u64> {
+    let file = disk.open(Path::new(RESERVE), Open::Read).ok()?;
+    Some(file.size().unwrap())
+}
+
+/// Captures events until the disk takes no more; returns how many there are.
+fn fill(writer: &mut Writer) -> u64 {
+    let mut next = 0;
+    loop {
+        match writer.append(&draft(portion(next, 5, 200)), Timestamp(1)) {
+            Ok(_) => next += 5,
+            Err(AppendError::Disk(_)) => return next,
+            Err(other) => panic!("{other}"),
+        }
+        writer.commit(Timestamp(1)).unwrap();
+    }
+}
+
+fn end_of_a_run(first: u64) -> Draft {
+    let mut end = portion(first, 1, 10);
+    end.facts.push(Fact::Ended {
+        job: "job".into(),
+        run: RunId::from_text("r"),
+        generation: "g".into(),
+        trigger: Trigger::Schedule,
+        outcome: Outcome::Success,
+        started_at: 1,
+        at: 2,
+    });
+    draft(end)
+}
+
+#[test]
+fn a_reserve_fits_the_disk_and_leaves_more_than_it_takes() {
+    for room in [1_000, 4_000, 20_000, 1 << 20] {
+        let disk = MemDisk::default();
+        drop(open(&disk));
+        disk.remove(Path::new(RESERVE)).unwrap();
+        // What a daemon of another mind left: the start takes it away first.
+        disk.limit(used(&disk) + room);
+        let all = disk.room(Path::new(DIR)).unwrap();
+        let left = disk.open(Path::new(RESERVE), Open::CreateNew).unwrap();
+        drop(left.reserve(1 << 22));
+        open(&disk);
+        let reserved = reserved(&disk).unwrap_or(0);
+        assert!(reserved * 4 <= all.free, "{reserved} of {room}");
+        assert_eq!(reserved > 0, room > 4_000, "{room}");
+    }
+}
+
+#[test]
+fn the_end_of_a_run_is_written_on_a_full_disk_whatever_size_the_reserve_has() {
+    for room in [10_000, 60_000] {
+        let disk = MemDisk::default();
+        disk.limit(room);
+        let mut writer = open_large(&disk);
+        let next = fill(&mut writer);
+        let held = reserved(&disk).unwrap();
+        // Another program takes the rest.
+        disk.limit(used(&disk));
+        for n in 0..3 {
+            writer
+                .append(&end_of_a_run(next + n), Timestamp(1))
+                .unwrap();
+            writer.commit(Timestamp(1)).unwrap();
+            let end = writer.durable_end();
+            drop(writer.tidy(end, Pressure::None, Timestamp(1)));
+        }
+        let taken = reserved(&disk).unwrap_or(0);
+        assert!(taken < held, "given, and less is taken again");
+        assert_eq!(events(&disk, &writer).len() as u64, next + 3);
+    }
+}
+
+#[test]
+fn a_disk_full_of_events_that_were_all_passed_goes_on_by_itself() {
+    let disk = MemDisk::default();
+    disk.limit(60_000);
+    let mut writer = open_large(&disk);
+    let next = fill(&mut writer);
+    disk.limit(used(&disk));
+    let end = writer.durable_end();
+    writer.tidy(end, Pressure::Pressed, Timestamp(1)).unwrap();
+    let again = draft(portion(next, 5, 200));
+    writer.append(&again, Timestamp(1)).unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    assert_eq!(events(&disk, &writer), (next..next + 5).collect::<Vec<_>>());
+    assert!(used(&disk) < 30_000, "the room is back");
+    drop(writer);
+    let writer = open_large(&disk);
+    assert_eq!(events(&disk, &writer), (next..next + 5).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_queue_whose_last_segment_fills_the_disk_opens_without_a_second_copy_of_it() {
+    let disk = MemDisk::default();
+    disk.limit(60_000);
+    let mut writer = open_large(&disk);
+    let next = fill(&mut writer);
+    drop(writer);
+    disk.limit(used(&disk));
+    let writer = open_large(&disk);
+    assert_eq!(events(&disk, &writer), (0..next).collect::<Vec<_>>());
+}
