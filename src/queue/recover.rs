@@ -426,7 +426,7 @@ fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, 
 /// that failed: then the bytes are read from memory, and are nowhere else. What is counted from here on
 /// must be on the medium.
 pub(crate) fn renew_tail(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     found: &mut Recovered,
     now: Timestamp,
@@ -435,6 +435,8 @@ pub(crate) fn renew_tail(
         return Ok(());
     };
     let keep = match found.end.segment.cmp(last) {
+        // Somebody cut it since: the last record there may be half of one.
+        Ordering::Equal if *bytes < found.end.offset => last_whole(disk, dir, (*last, *bytes))?,
         Ordering::Equal => found.end.offset,
         Ordering::Less => (*bytes).min(segment::HEAD_BYTES as u64),
         // The checkpoint knows of an empty segment behind it, which is gone.
@@ -448,7 +450,7 @@ pub(crate) fn renew_tail(
         return Ok(());
     }
     if *bytes > keep {
-        keep_tail(disk, dir, (end, *bytes), now);
+        keep_tail(&**disk, dir, (end, *bytes), now);
     }
     let path = dir.join(segment::file_name(*last));
     let mut whole = vec![0; usize::try_from(keep).map_err(io::Error::other)?];
@@ -467,6 +469,17 @@ pub(crate) fn renew_tail(
     found.torn_bytes = *bytes - keep;
     *bytes = keep;
     Ok(())
+}
+
+/// Where the last whole record of a segment of so many bytes ends.
+fn last_whole(disk: &Arc<dyn Disk>, dir: &Path, (segment, bytes): (u64, u64)) -> io::Result<u64> {
+    let at = |offset| Position { segment, offset };
+    let mut reader = LogReader::new(disk.clone(), dir, at(0));
+    let mut end = bytes.min(segment::HEAD_BYTES as u64);
+    while let Some(record) = reader.next(at(bytes))? {
+        end = record.next.offset;
+    }
+    Ok(end)
 }
 
 /// Keeps a copy of what is cut off. It may be a record that was captured and rotted since: only what a

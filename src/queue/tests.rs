@@ -245,6 +245,29 @@ fn a_segment_whose_sync_failed_is_not_synced_again_when_no_other_can_be_made() {
 }
 
 #[test]
+fn half_a_record_at_the_end_of_a_segment_that_was_cut_is_kept_aside() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    for n in 0..2 {
+        let portion = portion(3 * n, 3, 20);
+        writer.append(&draft(portion), Timestamp(1)).unwrap();
+        writer.commit(Timestamp(1)).unwrap();
+    }
+    writer.checkpoint().unwrap();
+    let end = writer.durable_end();
+    drop(writer);
+    let path = Path::new(DIR).join(segment::file_name(end.segment));
+    let file = disk.open(&path, Open::Write).unwrap();
+    file.truncate(end.offset - 7).unwrap();
+    let writer = open(&disk);
+    assert_eq!(events(&disk, &writer), (0..3).collect::<Vec<_>>());
+    let cut = end.offset - 7 - file.size().unwrap();
+    let kept = quarantine::summary(&disk, Path::new(DIR)).unwrap();
+    assert_eq!((kept.entries, kept.bytes), (1, cut));
+    assert!(cut > 0);
+}
+
+#[test]
 fn a_queue_on_a_full_disk_opens_on_its_reserve_and_loses_nothing() {
     let disk = MemDisk::default();
     let mut writer = open(&disk);

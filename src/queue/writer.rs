@@ -12,6 +12,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::Settings;
 use super::checkpoint;
@@ -46,6 +47,9 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Most sealed segments that are kept for replay: each start makes one, however little it holds, and
 /// every reader steps through them all.
 const SEGMENTS_MAX: usize = 1024;
+
+/// Between two words about a disk that goes on failing.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a draft was not appended. Nothing of it counts.
 #[derive(Debug)]
@@ -138,6 +142,9 @@ pub struct Writer {
     older_checkpoint: Position,
     since_checkpoint: u64,
     reserve: Reserve,
+    /// How often a sync has failed since one went well, and when that was said.
+    failed_syncs: u64,
+    failed_said: Timestamp,
     /// Whether the queue was removed under us.
     removed: bool,
 }
@@ -194,7 +201,7 @@ impl Writer {
         let mut reserve = Reserve::find(&*disk, dir, segment_bytes);
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
         or_with_reserve(&*disk, &mut reserve, || {
-            recover::renew_tail(&*disk, dir, &mut found, now)
+            recover::renew_tail(&disk, dir, &mut found, now)
         })
         .map_err(at_dir)?;
         let report = OpenReport {
@@ -232,6 +239,8 @@ impl Writer {
             older_checkpoint: found.oldest_needed,
             since_checkpoint: 0,
             reserve,
+            failed_syncs: 0,
+            failed_said: now,
             removed: false,
             disk,
             dir: dir.to_path_buf(),
@@ -307,8 +316,7 @@ impl Writer {
         if self.removed {
             return Err(removed());
         }
-        if let Err(error) = self.active.sync() {
-            tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not trusted again");
+        if !self.try_sync(now) {
             self.rewrite_tail(now)?;
         }
         self.active.synced = self.active.end;
@@ -329,12 +337,28 @@ impl Writer {
         if self.active.synced == self.active.end {
             return Ok(());
         }
-        if let Err(error) = self.active.sync() {
-            tracing::error!(segment = self.active.id, %error, "sync failed; the segment is not written to again");
+        if !self.try_sync(now) {
             return self.rewrite_tail(now);
         }
         self.active.synced = self.active.end;
         Ok(())
+    }
+
+    /// Syncs the active segment; `false` when it is not to be trusted again. Said when it begins and when
+    /// it is over, and each minute meanwhile: it is tried ten times a second.
+    fn try_sync(&mut self, now: Timestamp) -> bool {
+        let Err(error) = self.active.sync() else {
+            if std::mem::take(&mut self.failed_syncs) > 0 {
+                tracing::info!("the queue's disk syncs again");
+            }
+            return true;
+        };
+        self.failed_syncs += 1;
+        if self.failed_syncs == 1 || now.since(self.failed_said) >= SAY_AGAIN {
+            self.failed_said = now;
+            tracing::error!(segment = self.active.id, failed = self.failed_syncs, %error, "sync failed; the segment is not trusted again");
+        }
+        false
     }
 
     fn fold_tail(&mut self) {
