@@ -343,7 +343,16 @@ impl Shipper {
         let lane = &mut self.lanes[number];
         if lane.connected(&self.plan, now) {
             let host = &self.plan.hosts[lane.host];
-            tracing::info!(output = self.output, host, "the output is connected again");
+            match self.plan.peer {
+                Some(_) => {
+                    tracing::info!(output = self.output, host, "the output is connected again")
+                }
+                None => tracing::info!(
+                    output = self.output,
+                    path = host,
+                    "the output can be written again"
+                ),
+            }
         }
     }
 
@@ -483,6 +492,8 @@ impl Shipper {
             match is_refusal {
                 true =>
                     "the server did not take a window; its events are sent again, fewer at once",
+                false if self.plan.peer.is_none() =>
+                    "the output cannot be written; its events wait in the queue",
                 false => "the output has no connection; its events wait in the queue",
             }
         );

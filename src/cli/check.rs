@@ -9,11 +9,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::place;
 use super::say;
 use crate::clock;
 use crate::config::Draft;
 use crate::config::Output;
 use crate::config::Problem;
+use crate::config::Root;
 use crate::config::Standing;
 use crate::config::check_folder;
 use crate::config::check_jobs;
@@ -32,6 +34,7 @@ use crate::job::Task;
 use crate::process;
 use crate::process::Cgroups;
 use crate::schedule::Schedule;
+use crate::sink;
 use crate::units::Timestamp;
 use crate::units::write_duration;
 
@@ -162,6 +165,7 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
     let root = &draft.root;
     report.root = Some(root.dir.clone());
     report.outputs = root.outputs.iter().map(Shown::of).collect();
+    report.problems.extend(misplaced(root));
     if draft.outlets.iter().all(|outlet| !outlet.required) {
         let message =
             "no output is required: when the queue is full, each gives up its oldest events";
@@ -200,6 +204,22 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
         }
     }
     report
+}
+
+/// Outputs whose files cannot be where they are to be.
+fn misplaced(root: &Root) -> Vec<Problem> {
+    let file = root.dir.join("spoolbeat.toml");
+    let found = root.outputs.iter().filter_map(|output| {
+        let sink::Settings::File(settings) = &output.kind else {
+            return None;
+        };
+        let message = place::misplaced(&settings.path)?;
+        Some(Problem {
+            key: format!("output.{}.path", output.name),
+            ..Problem::of_file(file.display().to_string(), message)
+        })
+    });
+    found.collect()
 }
 
 impl Report {

@@ -35,6 +35,7 @@ pub mod import;
 pub mod init;
 pub mod new;
 pub mod outputs;
+mod place;
 pub mod queue;
 pub mod receive;
 pub mod replay;
@@ -249,10 +250,13 @@ fn dispatch(cli: Cli) -> Done {
             log::start(log::Format::Auto, verbose.unwrap_or(Level::ERROR));
             let instead = "`spoolbeat status` shows whether it can be written";
             let name = args.output.as_deref();
-            let chosen = match (choose(&root.outputs, name, instead)?, name) {
-                (chosen, Some(_)) => vec![chosen],
-                (_, None) => servers(&root.outputs).collect(),
+            let is_meant = |one: &&Output| {
+                name.is_none_or(|name| name == one.name) && one.kind != sink::Settings::Stdout
             };
+            let chosen: Vec<&Output> = root.outputs.iter().filter(is_meant).collect();
+            if chosen.is_empty() {
+                choose(&root.outputs, name, instead)?;
+            }
             block_on(async { test_output::run(&args, &chosen).await })
         }
         Command::Receive(args) => {

@@ -121,8 +121,8 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         id: RunId::new(clock::now(), std::process::id()),
         at: clock::now(),
     };
-    // For what is only printed or counted no output need be known.
-    let for_output = args.dead_letter || !(args.dry_run || args.stdout);
+    // For what is only printed or counted no output need be known; one that is named has to be there.
+    let for_output = args.dead_letter || args.output.is_some() || !(args.dry_run || args.stdout);
     let chosen = for_output.then(|| choose(outputs, args.output.as_deref(), INSTEAD));
     let chosen = match chosen.transpose() {
         Ok(chosen) => chosen,
@@ -143,8 +143,8 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         Err(said) => return said,
     };
     let done = match chosen {
+        _ if args.dry_run => source.count(&args),
         Some(output) => return send(args, source, output, replay).await,
-        None if args.dry_run => source.count(&args),
         None => source.print(),
     };
     match done {

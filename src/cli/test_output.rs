@@ -1,4 +1,4 @@
-//! `spoolbeat test output`: tries the way to each server, step by step.
+//! `spoolbeat test output`: tries the way to each server, step by step, and whether files can be written.
 //!
 //! Sends no event unless asked: a test event would be stored with the others. Must never know
 //! the queue; the daemon's connections are not touched.
@@ -14,11 +14,13 @@ use serde_json::Map;
 
 use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_UNAVAILABLE;
+use crate::cli::place;
 use crate::cli::say;
 use crate::cli::say::shown;
 use crate::cli::send::event_lines;
 use crate::clock;
 use crate::clock::Tick;
+use crate::config::Output;
 use crate::event::envelope::Marks;
 use crate::lumberjack::client::Json;
 use crate::lumberjack::connection::Connection;
@@ -27,6 +29,7 @@ use crate::lumberjack::connection::Turn;
 use crate::protocol::client::Session;
 use crate::protocol::client::Settings as SessionSettings;
 use crate::protocol::frame::window_head;
+use crate::sink;
 use crate::sink::lumberjack::Settings;
 use crate::tls::Certificate;
 use crate::tls::Secured;
@@ -45,11 +48,15 @@ const TEXT_CHARS_MAX: usize = 1_000;
 /// What is tried, in this order.
 const STEPS: [&str; 5] = ["dns", "connect", "tls", "protocol", "event"];
 
-/// Try the way to the servers of all outputs, step by step
+/// What is tried of an output that is a file.
+const FILE_STEPS: [&str; 1] = ["write"];
+
+/// Try the way to all outputs, step by step
 ///
 /// Looks the name up, connects, encrypts, and sends an empty window, which no server stores: Logstash
 /// answers it, others say nothing. With --send an event is sent, with the tag `spoolbeat-test`, and
-/// its acknowledgement awaited. What fails is said with what to do about it; the exit code is then 69.
+/// its acknowledgement awaited. Of an output with kind = "file" it is tried, with the rights of who asks,
+/// whether its file can be written and others be made beside it; nothing is written to it. What fails is said with what to do about it; the exit code is then 69.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   spoolbeat test output /srv/spool
@@ -69,7 +76,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// A server, and what was found on the way to it.
+/// A server or file, and what was found on the way to it.
 #[derive(Debug, Serialize)]
 struct Server {
     output: String,
@@ -98,17 +105,37 @@ enum Outcome {
 }
 
 /// Tries these outputs.
-pub(super) async fn run(args: &Args, outputs: &[(&str, &Settings)]) -> ExitCode {
+pub(super) async fn run(args: &Args, outputs: &[&Output]) -> ExitCode {
     let mut servers = Vec::new();
-    for (name, settings) in outputs {
-        for host in &settings.hosts {
-            let settings = Settings {
-                hosts: vec![host.clone()],
-                ..(*settings).clone()
-            };
-            let mut trial = Trial::new(name, host, args.json);
-            trial.run(&settings, args.send).await;
-            servers.push(trial.server);
+    for output in outputs {
+        let name = &output.name;
+        match &output.kind {
+            sink::Settings::Lumberjack(settings) => {
+                for host in &settings.hosts {
+                    let settings = Settings {
+                        hosts: vec![host.clone()],
+                        ..(**settings).clone()
+                    };
+                    let mut trial = Trial::new(name, host, &STEPS, args.json);
+                    trial.run(&settings, args.send).await;
+                    servers.push(trial.server);
+                }
+            }
+            sink::Settings::File(settings) => {
+                let path = &settings.path;
+                let host = path.display().to_string();
+                let mut trial = Trial::new(name, &host, &FILE_STEPS, args.json);
+                let start = clock::tick();
+                match place::try_out(path) {
+                    Ok(()) => {
+                        let words = "the file can be written".to_owned();
+                        trial.done(clock::tick().since(start), words, None);
+                    }
+                    Err(why) => trial.failed(start, &why),
+                }
+                servers.push(trial.server);
+            }
+            sink::Settings::Stdout => {}
         }
     }
     let code = match servers.iter().all(|server| server.ok) {
@@ -127,11 +154,12 @@ pub(super) async fn run(args: &Args, outputs: &[(&str, &Settings)]) -> ExitCode 
 /// One server, while it is tried.
 struct Trial {
     server: Server,
+    steps: &'static [&'static str],
     quiet: bool,
 }
 
 impl Trial {
-    fn new(output: &str, host: &str, quiet: bool) -> Self {
+    fn new(output: &str, host: &str, steps: &'static [&'static str], quiet: bool) -> Self {
         let trial = Self {
             server: Server {
                 output: output.to_owned(),
@@ -139,6 +167,7 @@ impl Trial {
                 ok: true,
                 steps: Vec::new(),
             },
+            steps,
             quiet,
         };
         trial.print(&format!("{output}: {host}"));
@@ -212,7 +241,7 @@ impl Trial {
         self.server.ok = false;
         let took = clock::tick().since(start);
         self.add(Outcome::Failed, Some(took), why.to_owned(), None);
-        while self.server.steps.len() < STEPS.len() {
+        while self.server.steps.len() < self.steps.len() {
             self.skipped("a step before it failed");
         }
     }
@@ -224,7 +253,7 @@ impl Trial {
         words: String,
         tls: Option<Secured>,
     ) {
-        let step = STEPS[self.server.steps.len()];
+        let step = self.steps[self.server.steps.len()];
         let outcome = match result {
             Outcome::Ok => "ok",
             Outcome::Failed => "FAILED",

@@ -16,6 +16,7 @@ use super::segment::Head;
 use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
+use crate::disk::EntryKind;
 use crate::disk::Open;
 
 /// How much of a damaged segment is looked through at a time.
@@ -199,6 +200,8 @@ pub(crate) fn first_segment(disk: &dyn Disk, dir: &Path, from: u64) -> io::Resul
     let ids = disk
         .list(dir)?
         .into_iter()
+        // A folder of such a name is none of ours.
+        .filter(|entry| entry.kind == EntryKind::File)
         .filter_map(|entry| segment::id_of(&entry.name));
     Ok(ids.filter(|id| *id >= from).min())
 }
@@ -247,4 +250,20 @@ fn header_at(id: u64, file: &dyn DiskFile, at: u64, limit: u64) -> io::Result<Op
     };
     let header = Header::read(place, &bytes[..read]);
     Ok(header.filter(|header| at + header.record_bytes() <= limit))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::disk::OsDisk;
+
+    #[test]
+    fn a_folder_that_is_named_like_a_segment_is_passed_over() {
+        let home = tempfile::tempdir().unwrap();
+        let (disk, dir) = (OsDisk, home.path());
+        disk.make_dir(&dir.join(segment::file_name(3))).unwrap();
+        assert_eq!(disk.list(dir).unwrap().len(), 1);
+        assert_eq!(first_segment(&disk, dir, 1).unwrap(), None);
+    }
 }

@@ -77,6 +77,21 @@ fn an_output_skips_what_a_person_has_seen_and_agreed_to_live_and_stopped() {
         said(&other)
     );
 
+    let strange = spool.command(&["queue", "skip", "lumberjack", "--to", "abc"]);
+    let words = said(&strange);
+    assert!(
+        words.contains("`abc` is no number of an event; write --to 5000"),
+        "{words}"
+    );
+    // What is asked for lies behind the end: that is told before anything is done.
+    let beyond = spool.command(&["queue", "skip", "lumberjack", "--to", "999999"]);
+    let words = said(&beyond);
+    assert!(
+        words.contains("event 999999 is not captured yet, the last one is"),
+        "{words}"
+    );
+    assert!(words.contains("give --yes"), "{words}");
+
     let live = spool.command(&["queue", "skip", "lumberjack", "--to", "7", "--yes"]);
     assert!(live.status.success(), "{}", said(&live));
     assert!(said(&live).contains("7 events skipped"), "{}", said(&live));

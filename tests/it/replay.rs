@@ -67,6 +67,22 @@ fn kept_events_are_selected_by_run_id_number_time_and_pattern_live_and_stopped()
         assert_eq!(cat(&spool, &["--since", "1h", "--job", "two"]).len(), 3);
         assert!(cat(&spool, &["--until", "1h"]).is_empty());
 
+        let other = [
+            "replay",
+            "one",
+            "--since",
+            "1h",
+            "--output",
+            "nope",
+            "--dry-run",
+        ];
+        let other = spool.command(&other);
+        assert_eq!(other.status.code(), Some(78), "{}", said(&other));
+        assert!(
+            said(&other).contains("there is no output `nope`"),
+            "{}",
+            said(&other)
+        );
         let counted = spool.command(&["replay", "one", "--since", "1h", "--dry-run"]);
         for words in ["events  4,", "jobs    one\n", "nothing was sent"] {
             assert!(said(&counted).contains(words), "{}", said(&counted));

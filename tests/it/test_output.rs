@@ -139,11 +139,7 @@ fn an_output_that_is_no_server_is_refused_with_its_kind_and_what_to_do_instead()
     let spool = Spool::new(1);
     spool.settings("[output.archive]\nkind = \"file\"\npath = \"a.ndjson\"\n");
     for (args, instead) in [
-        (
-            &["test", "output", "--output", "archive"][..],
-            "spoolbeat status",
-        ),
-        (&["send", "--output", "archive"], "--to HOST:PORT"),
+        (&["send", "--output", "archive"][..], "--to HOST:PORT"),
         (
             &["replay", "--since", "1h", "--output", "archive"],
             "--stdout >> FILE",
@@ -223,4 +219,51 @@ fn the_certificates_of_an_encrypted_server_are_shown_and_a_wrong_one_is_explaine
         said(&wrong)
     );
     assert_eq!(step(&wrong, "protocol")["result"], "not_tried");
+}
+
+#[test]
+fn an_output_that_is_a_file_is_checked_and_tried_without_being_written() {
+    let spool = Spool::new(1);
+    let settings = |path: &str| {
+        let text = format!("[output.a]\nkind = \"file\"\npath = \"{path}\"\n");
+        std::fs::write(spool.root().join("spoolbeat.toml"), text).unwrap();
+    };
+    let folder = spool.root().join("out");
+    let path = folder.join("a.ndjson");
+    settings("out/a.ndjson");
+    let missing = "there is no folder";
+    for args in [
+        &["check"][..],
+        &["test", "output", "--output", "a"],
+        &["test", "output"],
+    ] {
+        let found = spool.command(args);
+        let code = if args[0] == "check" { 78 } else { 69 };
+        assert_eq!(found.status.code(), Some(code), "{}", said(&found));
+        assert!(said(&found).contains(missing), "{}", said(&found));
+        assert!(said(&found).contains("mkdir -p"), "{}", said(&found));
+    }
+    std::fs::create_dir(&folder).unwrap();
+    for there in [false, true] {
+        if there {
+            std::fs::write(&path, "{\"half").unwrap();
+        }
+        assert!(spool.command(&["check"]).status.success());
+        let found = spool.command(&["test", "output", "--json"]);
+        assert!(found.status.success(), "{}", said(&found));
+        assert_eq!(step(&found, "write")["result"], "ok");
+        assert_eq!(
+            std::fs::read_dir(&folder).unwrap().count(),
+            usize::from(there)
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half");
+    settings("out");
+    let found = spool.command(&["check"]);
+    assert_eq!(found.status.code(), Some(78), "{}", said(&found));
+    assert!(
+        said(&found).contains("out is a folder; name a file in it"),
+        "{}",
+        said(&found)
+    );
 }

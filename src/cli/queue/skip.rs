@@ -50,7 +50,7 @@ pub struct Args {
     /// The root directory
     pub root: Option<PathBuf>,
     /// Up to the event with this number, it included; `queue cat --json` shows numbers
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = event_number)]
     pub to: Option<u64>,
     /// To the end of the record that it is in
     #[arg(long)]
@@ -113,6 +113,13 @@ fn skip(
     let (dir, output) = (root.join("queue"), &*args.output);
     let before = cursor_of(survey, output)?;
     let until = inspect::far(disk, &dir, survey, output, &before, args.far())?;
+    if let Some(to) = args.to.filter(|to| *to >= survey.ledger.next_seq) {
+        let last = survey.ledger.next_seq - 1;
+        say::note(&format!(
+            "event {to} is not captured yet, the last one is {last}: that is {} further",
+            count(to - last, "event")
+        ));
+    }
     let ahead = Ahead::of(disk, &dir, survey, output, (before.seq, until))?;
     if until <= before.seq {
         return Ok(say::done(&format!(
@@ -136,6 +143,11 @@ fn skip(
         count(skipped, "event"),
         after.seq
     )))
+}
+
+fn event_number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no number of an event; write --to 5000"))
 }
 
 fn cursor_of(survey: &Survey, output: &str) -> Result<Cursor, ExitCode> {
