@@ -279,6 +279,8 @@ pub struct Queue {
     pub quarantined_bytes: u64,
     /// How many were removed there to make room for newer ones.
     pub quarantine_removed: u64,
+    /// Outputs whose cursors were lost before this start of the daemon: all that was kept was sent again.
+    pub lost_cursors: Vec<String>,
     /// Why it cannot be written, in words; absent when it can.
     pub broken: Option<String>,
 }

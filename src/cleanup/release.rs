@@ -85,6 +85,16 @@ fn passed(ledger: &Ledger, cursors: &Cursors, past: &FilePast) -> Verdict {
                 "output {output} passed events of that time without an ACK"
             ));
         }
+        // One that lost its cursor begins where what is kept does; what it had of that before nobody knows.
+        let first = ledger.outputs.get(output).copied().unwrap_or(0);
+        if cursors
+            .get(output)
+            .is_some_and(|cursor| cursor.born > first.max(past.first_seq))
+        {
+            return Verdict::Keep(format!(
+                "output {output} has lost its cursor, and nobody knows whether all of it arrived"
+            ));
+        }
         // Without a cursor nobody knows what it has acknowledged: its files stay.
         if cursors
             .get(output)
@@ -137,6 +147,7 @@ impl Watch {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::event::Route;
     use crate::fileid::FileId;
     use crate::fileid::Head;
     use crate::fileid::Stamp;
@@ -211,7 +222,14 @@ mod tests {
                 fact
             })
             .collect();
-        ledger.fold(number, seq, &[part], &facts, &Counters::default());
+        ledger.fold(
+            number,
+            seq,
+            &Route::default(),
+            &[part],
+            &facts,
+            &Counters::default(),
+        );
     }
 
     fn cursors(list: &[(&str, u64, u64)]) -> Cursors {
@@ -244,6 +262,41 @@ mod tests {
         assert_eq!(judged(&[("a", 11, 0), ("b", 10, 0)]), Verdict::Wait);
         assert_eq!(judged(&[("a", 11, 0)]), Verdict::Wait);
         assert_eq!(judged(&[("a", 11, 0), ("b", 11, 0)]), Verdict::Go);
+    }
+
+    #[test]
+    fn an_output_that_lost_its_cursor_lets_no_file_go_of_which_it_may_not_have_all() {
+        let mut ledger = Ledger::empty();
+        fold(
+            &mut ledger,
+            10,
+            &[read("j", "f", 9, &["a"]), release("f", 9)],
+        );
+        fold(
+            &mut ledger,
+            10,
+            &[read("j", "g", 9, &["a"]), release("g", 9)],
+        );
+        let judged = |ledger: &Ledger, born: u64, file: &str| {
+            let cursor = Cursor {
+                seq: 21,
+                born,
+                ..Cursor::default()
+            };
+            judge(
+                ledger,
+                &Cursors::from([("a".to_owned(), cursor)]),
+                file,
+                &[],
+            )
+        };
+        assert_eq!(judged(&ledger, 1, "f"), Verdict::Go);
+        assert!(matches!(judged(&ledger, 21, "f"), Verdict::Keep(_)));
+        assert!(matches!(judged(&ledger, 2, "f"), Verdict::Keep(_)));
+        assert_eq!(judged(&ledger, 11, "g"), Verdict::Go);
+        // One that came while the file was being read was never to have what lay before.
+        ledger.outputs.insert("a".to_owned(), 6);
+        assert_eq!(judged(&ledger, 6, "f"), Verdict::Go);
     }
 
     #[test]

@@ -344,8 +344,12 @@ impl Doctor {
             self.add("accounts", Verdict::Warning, found, None);
         }
         for output in &survey.unreadable_cursors {
-            let found = format!("the cursor of {output} cannot be read");
-            let fix = "the next start, or `spoolbeat queue repair`, makes a new one: everything is sent again that is kept; receivers know it by event.id";
+            let found = format!("the cursor of {output} cannot be read or is gone");
+            let is_configured = draft.outlets.iter().any(|outlet| outlet.name == *output);
+            let fix = match is_configured || !draft.serves_jobs() {
+                true => "the next start, or `spoolbeat queue repair`, makes a new one: everything is sent again that is kept; receivers know it by event.id".to_owned(),
+                false => format!("it is not configured any more: `spoolbeat outputs forget {output}`"),
+            };
             self.wrong("cursors", found, fix);
         }
         self.quarantine(disk, &dir);

@@ -35,6 +35,7 @@ use crate::log::printable;
 use crate::process;
 use crate::queue::Frozen;
 use crate::queue::cursor::Cursor;
+use crate::queue::inspect;
 use crate::queue::inspect::Survey;
 use crate::queue::readers;
 use crate::status::Answer;
@@ -86,7 +87,7 @@ pub enum Command {
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
-    /// `new`: no daemon has run with it yet.
+    /// `new`: no daemon has run with it yet; `lost`: its cursor cannot be read or is gone.
     state: &'static str,
     kind: Option<&'static str>,
     required: Option<bool>,
@@ -115,7 +116,15 @@ fn list(root: &config::Root, json: bool) -> Done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         _ => Some(survey(&disk, &root.dir)?),
     };
-    let rows = rows(root, survey.as_ref());
+    let oldest = match &survey {
+        Some(survey) => {
+            inspect::kept(&disk, &root.dir.join("queue"), survey)
+                .map_err(|error| say::fail(EXIT_ERROR, &error.to_string()))?
+                .seq
+        }
+        None => 1,
+    };
+    let rows = rows(root, survey.as_ref(), oldest);
     if json {
         return match serde_json::to_string(&rows) {
             Ok(json) => Ok(say::report(&(json + "\n"), 0)),
@@ -125,7 +134,8 @@ fn list(root: &config::Root, json: bool) -> Done {
     Ok(say::report(&table(&rows), 0))
 }
 
-fn rows(root: &config::Root, survey: Option<&Survey>) -> Vec<Row> {
+/// `oldest` is the first event that is kept: where those begin whose cursors are lost.
+fn rows(root: &config::Root, survey: Option<&Survey>, oldest: u64) -> Vec<Row> {
     let cursors: BTreeMap<&String, &Cursor> = survey
         .iter()
         .flat_map(|survey| survey.cursors.iter().map(|(name, cursor)| (name, cursor)))
@@ -148,17 +158,22 @@ fn rows(root: &config::Root, survey: Option<&Survey>) -> Vec<Row> {
         },
     };
     let configured = root.outputs.iter().map(|output| {
-        let cursor = cursors.get(&output.name).copied();
-        let state = if cursor.is_some() {
-            "configured"
-        } else {
-            "new"
+        let lost = Cursor {
+            seq: oldest,
+            born: oldest,
+            ..Cursor::default()
+        };
+        let is_lost = survey.is_some_and(|survey| survey.unreadable_cursors.contains(&output.name));
+        let (state, cursor) = match cursors.get(&output.name) {
+            Some(cursor) => ("configured", Some(**cursor)),
+            None if is_lost => ("lost", Some(lost)),
+            None => ("new", None),
         };
         Row {
             kind: Some(output.kind.kind()),
             required: Some(output.required),
             tags: Some(output.tags.texts()),
-            ..row(&output.name, state, cursor)
+            ..row(&output.name, state, cursor.as_ref())
         }
     });
     let mut rows: Vec<Row> = configured.collect();

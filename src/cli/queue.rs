@@ -384,7 +384,7 @@ fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> Exit
         Ok(verdict) => verdict,
         Err(error) => return super::say::fail(CANNOT_READ, &error.to_string()),
     };
-    let code = u8::from(!verdict.damage.is_empty());
+    let code = u8::from(!verdict.damage.is_empty() || !verdict.lost_cursors.is_empty());
     if json {
         return match serde_json::to_string_pretty(&verdict) {
             Ok(json) => super::say::report(&(json + "\n"), code),
@@ -395,6 +395,11 @@ fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> Exit
     for damage in &verdict.damage {
         let (segment, offset, what) = (&damage.segment, damage.offset, &damage.what);
         text += &format!("{segment} at {offset}: {what}\n");
+    }
+    for output in &verdict.lost_cursors {
+        text += &format!(
+            "cursor-{output}: cannot be read or is gone: all that is kept will be sent again\n"
+        );
     }
     let sound = if code == 0 { "ok" } else { "damaged" };
     text += &format!(

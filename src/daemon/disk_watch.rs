@@ -55,6 +55,7 @@ impl DiskWatch {
             quarantined: self.quarantine.entries,
             quarantined_bytes: self.quarantine.bytes,
             quarantine_removed: self.quarantine.removed,
+            lost_cursors: Vec::new(),
             broken: level.stuck.clone(),
         }
     }

@@ -112,6 +112,8 @@ pub(super) struct House {
     listeners: Option<Listeners>,
     disk: DiskWatch,
     missed: Missed,
+    /// Configured outputs whose cursors were lost before this start.
+    lost_cursors: Vec<String>,
     /// Started with the first host.
     harvesters: Option<Harvesters>,
     /// Likewise.
@@ -156,9 +158,12 @@ impl House {
         let results = Results::new(claim.root.join("results"));
         keeper::settle(&results, &locked(&ledger), clock::now());
         let outputs = Outputs::start(&root.outputs, taps, &claim.root, random());
+        let is_configured = |output: &String| root.outputs.iter().any(|one| one.name == *output);
+        let lost_cursors = report.lost_cursors.into_iter().filter(is_configured);
         let house = Self {
             started_at: clock::now(),
             started: clock::tick(),
+            lost_cursors: lost_cursors.collect(),
             settings: Box::new(root.clone()),
             needs_restart: Vec::new(),
             herald: None,
@@ -192,6 +197,9 @@ impl House {
         let life = RunId::new(self.started_at, random() as u32);
         let route = config::route(&root.outlets(), OWN_JOB);
         self.herald = Some(Herald::start(&identity, &life, route, intake.clone()));
+        for output in self.lost_cursors.clone() {
+            self.tell(&Notice::CursorLost { output });
+        }
         let pool = Pool::new();
         let limits = Limits {
             batch_events: root.queue.batch_events,
@@ -505,7 +513,10 @@ impl House {
                     .map_or(status::Deliveries::NONE, Deliveries::totals),
                 sources: ledger.counters,
             },
-            queue: self.disk.status(&self.level.borrow()),
+            queue: status::Queue {
+                lost_cursors: self.lost_cursors.clone(),
+                ..self.disk.status(&self.level.borrow())
+            },
             outputs: self.views.all(&ledger, &self.marks, &self.frozen),
             jobs,
         }

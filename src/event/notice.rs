@@ -40,6 +40,11 @@ pub enum Notice {
         /// How many.
         parts: u64,
     },
+    /// The cursor of an output could not be read or was gone: all that is kept is sent to it again.
+    CursorLost {
+        /// The output.
+        output: String,
+    },
     /// An output does not get events that were captured.
     Missed {
         /// The output.

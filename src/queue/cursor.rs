@@ -11,6 +11,7 @@ use std::sync::Arc;
 use byteorder::ByteOrder;
 use byteorder::LittleEndian;
 
+use super::ledger::Ledger;
 use super::quarantine;
 use super::segment::Position;
 use crate::disk::Disk;
@@ -135,7 +136,7 @@ pub struct CursorFile {
 pub enum Stored {
     /// So far the output was.
     Cursor(Cursor),
-    /// There was no file: the output is new.
+    /// There was no file: the output is new, or the file was removed.
     Missing,
     /// Neither slot can be read: everything that is kept has to be sent again.
     Damaged,
@@ -255,8 +256,24 @@ pub fn path(dir: &Path, output: &str) -> PathBuf {
 pub struct Cursors {
     /// Those that can be read, by output.
     pub found: Vec<(String, Cursor)>,
-    /// Outputs whose cursor cannot be read.
+    /// Outputs whose cursor cannot be read, or is gone.
     pub damaged: Vec<String>,
+}
+
+impl Cursors {
+    /// Adds the outputs that events were for and that have no cursor.
+    pub(crate) fn add_lost(&mut self, disk: &dyn Disk, dir: &Path, ledger: &Ledger) {
+        for output in ledger.outputs.keys() {
+            let is_found = self.found.iter().any(|(name, _)| name == output);
+            // A daemon may have made it since.
+            if !is_found
+                && !self.damaged.contains(output)
+                && !matches!(peek(disk, dir, output), Ok(Some(_)))
+            {
+                self.damaged.push(output.clone());
+            }
+        }
+    }
 }
 
 /// Reads every cursor without touching it.

@@ -41,7 +41,7 @@ pub struct Survey {
     pub newest: Option<Timestamp>,
     /// Every output that ever had a cursor here.
     pub cursors: Vec<(String, Cursor)>,
-    /// Outputs whose cursor cannot be read.
+    /// Outputs whose cursor cannot be read, or is gone.
     pub unreadable_cursors: Vec<String>,
     /// Segments that hold nothing that can be read, not even a head.
     pub strange: Vec<u64>,

@@ -14,6 +14,7 @@ use super::fact::FileFacts;
 use super::fact::Part;
 use super::fact::Release;
 use super::fact::ReleaseEnd;
+use crate::event::Route;
 use crate::event::RunId;
 use crate::run::Outcome;
 use crate::run::Phase;
@@ -152,6 +153,8 @@ pub struct Ledger {
     pub open: BTreeMap<RunId, OpenRun>,
     /// Files that are read, by generation.
     pub files: BTreeMap<String, FilePast>,
+    /// By output, the first event that was for it: so one whose cursor is gone is not taken for a new one.
+    pub outputs: BTreeMap<String, u64>,
     /// By output, what it passed without an ACK.
     pub spoilt: BTreeMap<String, Spoilt>,
 }
@@ -191,6 +194,7 @@ impl Ledger {
         &mut self,
         number: u64,
         seq: u64,
+        route: &Route,
         parts: &[Part],
         facts: &[Fact],
         counters: &Counters,
@@ -200,6 +204,11 @@ impl Ledger {
         self.next_number = number + 1;
         self.next_seq = seq + events;
         self.counters.add(counters);
+        for output in route.outputs().iter().filter(|_| events > 0) {
+            if !self.outputs.contains_key(output) {
+                self.outputs.insert(output.clone(), seq);
+            }
+        }
         for part in parts {
             self.past(&part.job).captured += u64::from(part.count);
         }
@@ -296,12 +305,7 @@ impl Ledger {
                 to,
                 total,
             } => self.spoil(output, (*from, *to), *total),
-            Fact::ForgottenOutput { output } => {
-                self.spoilt.remove(output);
-                for past in self.files.values_mut() {
-                    past.of.waits_for.retain(|waited| waited != output);
-                }
-            }
+            Fact::ForgottenOutput { output } => self.forget_output(output),
         }
     }
 
@@ -350,6 +354,18 @@ impl Ledger {
                 past.kept = Some(reason.clone());
                 self.past(&job).files.refused += 1;
             }
+        }
+    }
+
+    /// From here on it is as if no event had ever been for `output`.
+    fn forget_output(&mut self, output: &str) {
+        self.spoilt.remove(output);
+        self.outputs.remove(output);
+        for open in self.open.values_mut() {
+            open.outputs.retain(|wants| wants != output);
+        }
+        for past in self.files.values_mut() {
+            past.of.waits_for.retain(|waited| waited != output);
         }
     }
 

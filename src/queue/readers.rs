@@ -17,6 +17,8 @@ use super::cursor::Unacked;
 use super::fact::Fact;
 use super::fact::Portion;
 use super::ledger::Ledger;
+use super::locked;
+use super::recover::OpenError;
 use super::segment::Position;
 use super::writer::Writer;
 use crate::disk::Disk;
@@ -42,14 +44,24 @@ pub enum Begin {
 }
 
 /// Opens every output's cursor before the first event can be appended, so that a new one misses none.
+/// New is one that no event was ever for; any other without a cursor that fits begins with the oldest
+/// event that is kept.
+///
+/// # Errors
+/// [`OpenError`]: what the disk said, and of which file.
 pub(crate) fn open_cursors(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     writer: &Writer,
     outputs: &[Reader],
-) -> io::Result<Vec<(CursorFile, Cursor)>> {
+) -> Result<Vec<(CursorFile, Cursor)>, OpenError> {
     let head = (writer.durable_end(), writer.captured_seq());
-    let oldest = writer.oldest()?;
+    let oldest = writer.oldest().map_err(|error| OpenError::Disk {
+        path: dir.to_path_buf(),
+        error,
+    })?;
+    let ledger = writer.ledger();
+    let is_known = |output: &str| locked(&ledger).outputs.contains_key(output);
     let at = |(at, seq): (Position, u64)| Cursor {
         at,
         seq,
@@ -58,25 +70,35 @@ pub(crate) fn open_cursors(
     };
     let mut cursors = Vec::new();
     for Reader { output, start, .. } in outputs {
-        let (mut file, stored) = CursorFile::open(disk, dir, output)?;
+        let path = cursor::path(dir, output);
+        let failed = |error| OpenError::Disk {
+            path: path.clone(),
+            error,
+        };
+        let (mut file, stored) = CursorFile::open(disk, dir, output).map_err(failed)?;
         let cursor = match stored {
             Stored::Cursor(cursor) if cursor.at <= head.0 && cursor.seq <= head.1 => {
                 thawed(output, cursor, oldest)
             }
-            Stored::Missing => at(match start {
+            Stored::Missing if !is_known(output) => at(match start {
                 Begin::Newest => head,
                 Begin::Oldest => oldest,
             }),
-            Stored::Cursor(_) | Stored::Damaged => {
+            Stored::Cursor(_) | Stored::Damaged | Stored::Missing => {
+                let what = match stored {
+                    Stored::Missing => "is gone",
+                    _ => "does not fit the queue",
+                };
                 tracing::error!(
                     output,
-                    "the cursor does not fit the queue: everything kept is sent again"
+                    file = %path.display(),
+                    "the cursor {what}: everything kept is sent again"
                 );
                 at(oldest)
             }
         };
         if stored != Stored::Cursor(cursor) {
-            file.sync(&cursor)?;
+            file.sync(&cursor).map_err(failed)?;
         }
         cursors.push((file, cursor));
     }

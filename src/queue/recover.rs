@@ -271,6 +271,7 @@ pub(crate) fn survey(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered, Open
     }
     let floors = check_heads(disk, dir, &mut found)?;
     scan(disk, dir, &mut found, floors.number)?;
+    found.cursors.add_lost(&**disk, dir, &found.ledger);
     // Outputs may have passed what is gone now: no number is given twice.
     let passed = found.cursors.found.iter().map(|(_, cursor)| cursor);
     let passed_seq = passed.clone().map(|cursor| cursor.seq).max().unwrap_or(1);
@@ -414,6 +415,7 @@ fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, 
     found.ledger.fold(
         header.number,
         header.seq,
+        &body.route,
         &body.parts,
         &body.facts,
         &body.counters,

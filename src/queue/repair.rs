@@ -35,7 +35,7 @@ pub struct Look {
     pub segments: Vec<(u64, String)>,
     /// Places of the log that can be set aside.
     pub damage: Vec<Damage>,
-    /// Outputs whose cursors cannot be read.
+    /// Outputs whose cursors cannot be read, or are gone.
     pub cursors: Vec<String>,
     /// How many checkpoints can be read, and of how many, when a new one is needed.
     pub checkpoints: Option<(usize, usize)>,
@@ -200,7 +200,7 @@ pub fn mend(
             required: false,
         });
         let readers: Vec<Reader> = readers.collect();
-        readers::open_cursors(disk, dir, &writer, &readers).map_err(at(dir.to_path_buf()))?;
+        readers::open_cursors(disk, dir, &writer, &readers)?;
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ impl Queue {
             error,
         };
         let (writer, report) = Writer::open(disk.clone(), dir, settings.clone(), clock::now())?;
-        let cursors = readers::open_cursors(&disk, dir, &writer, outputs).map_err(at_dir)?;
+        let cursors = readers::open_cursors(&disk, dir, &writer, outputs)?;
         let marks: Marks = Arc::new(Mutex::new(
             outputs
                 .iter()

@@ -70,6 +70,8 @@ pub struct Verdict {
     pub unfinished_bytes: u64,
     /// Damaged places that a person has settled.
     pub settled: u64,
+    /// Outputs whose cursors cannot be read, or are gone.
+    pub lost_cursors: Vec<String>,
     /// Everything else that is wrong.
     pub damage: Vec<Damage>,
 }
@@ -90,6 +92,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
         settled: &survey.settled,
         verdict: Verdict {
             bytes: survey.segments.iter().map(|(_, bytes)| bytes).sum(),
+            lost_cursors: survey.unreadable_cursors.clone(),
             ..Verdict::default()
         },
     };

@@ -36,6 +36,7 @@ use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::Open;
+use crate::event::Route;
 use crate::units::Timestamp;
 
 /// Smallest and largest segment; between them it is a 16th of the queue, and of the disk where that is less,
@@ -77,6 +78,7 @@ impl fmt::Display for AppendError {
 struct Pending {
     bytes: Vec<u8>,
     header: Header,
+    route: Route,
     parts: Vec<Part>,
     facts: Vec<Fact>,
     counters: Counters,
@@ -154,12 +156,14 @@ fn removed() -> io::Error {
 }
 
 /// What was found when the queue was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OpenReport {
     /// Bytes of an unfinished record that were cut off.
     pub torn_bytes: u64,
     /// Records since the last checkpoint that could not be read.
     pub damaged_records: u64,
+    /// Outputs whose cursors cannot be read, or are gone.
+    pub lost_cursors: Vec<String>,
 }
 
 impl Writer {
@@ -207,6 +211,7 @@ impl Writer {
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,
+            lost_cursors: found.cursors.damaged,
         };
         let head = Head {
             epoch: found.epoch + 1,
@@ -298,6 +303,7 @@ impl Writer {
         self.tail.push(Pending {
             bytes,
             header,
+            route: draft.route.clone(),
             parts: draft.parts.clone(),
             facts: draft.facts.clone(),
             counters: draft.counters,
@@ -368,6 +374,7 @@ impl Writer {
             ledger.fold(
                 number,
                 seq,
+                &pending.route,
                 &pending.parts,
                 &pending.facts,
                 &pending.counters,

@@ -338,6 +338,10 @@ fn queue_problems(lines: &mut Vec<String>, queue: &crate::status::Queue) {
             show_bytes(queue.quarantined_bytes)
         ));
     }
+    let lost = queue.lost_cursors.iter();
+    lines.extend(lost.map(|output| {
+        format!("output {output}: its cursor was lost before this start: all that was kept is sent to it again")
+    }));
     let lacking = queue.lacks_space();
     lines.extend(lacking.map(|why| format!("queue: {why}")));
     let broken = queue.broken.iter();

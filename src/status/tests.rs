@@ -45,6 +45,7 @@ fn sample() -> Status {
             reserve_bytes: 1 << 26,
             quarantined: 0,
             quarantined_bytes: 0,
+            lost_cursors: Vec::new(),
             quarantine_removed: 0,
             broken: None,
         },
@@ -141,7 +142,7 @@ fn the_json_names_are_stable() {
         "queue": {
             "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
             "free_bytes": 1_073_741_824, "reserve_bytes": 67_108_864, "quarantined": 0, "quarantined_bytes": 0,
-            "quarantine_removed": 0, "broken": null,
+            "quarantine_removed": 0, "lost_cursors": [], "broken": null,
         },
         "outputs": [{
             "name": "lumberjack", "state": "connected", "host": "127.0.0.1:5044",

@@ -180,6 +180,86 @@ fn without_a_cursor_that_can_be_read_all_that_is_kept_is_sent_again_and_said() {
     spool.stop();
 }
 
+const FILES: &str = "[[files]]\npaths = [\"source/*.log\"]\nscan = \"200ms\"\nquiet = \"200ms\"\nafter_ack = \"delete\"\n";
+
+#[test]
+fn an_output_whose_cursor_was_removed_is_sent_all_that_is_kept_and_no_file_goes_before() {
+    for live in [false, true] {
+        let mut logstash = Logstash::new(Keep::Events);
+        let mut spool = Spool::new(logstash.port());
+        spool.settings("[stop]\ntimeout = \"100ms\"\n");
+        logstash.close();
+        let source = spool.root().join("state/logs/data/source");
+        fs::create_dir_all(&source).unwrap();
+        for n in 0..3 {
+            fs::write(source.join(format!("{n}.log")), format!("{n}\n").repeat(10)).unwrap();
+        }
+        spool.job("logs", FILES, "README", "");
+        spool.start();
+        wait_until(SOON, "the files wait for the output", || {
+            spool.status()["outputs"][0]["waiting_files"] == 3
+        });
+        if live {
+            fs::remove_file(cursor(&spool)).unwrap();
+            spool.kill();
+        } else {
+            spool.stop();
+            fs::remove_file(cursor(&spool)).unwrap();
+        }
+        let (code, found) = verify(&spool);
+        assert_eq!(code, Some(1), "{found}");
+        assert_eq!(found["lost_cursors"][0], "lumberjack", "{found}");
+        let doctor = spool.command(&["doctor"]);
+        assert!(!doctor.status.success() && said(&doctor).contains("is gone"));
+        let root = spool.root();
+        let outputs = spool.command(&["outputs", "--json", "--root", root.to_str().unwrap()]);
+        let outputs: serde_json::Value = serde_json::from_slice(&outputs.stdout).unwrap();
+        assert_eq!(outputs[0]["state"], "lost", "{outputs}");
+        assert!(
+            outputs[0]["waiting_events"].as_u64().unwrap() >= 30,
+            "{outputs}"
+        );
+        assert_eq!(fs::read_dir(&source).unwrap().count(), 3);
+
+        logstash.open();
+        let status = start_and_send(&mut spool);
+        assert_eq!(status["queue"]["lost_cursors"][0], "lumberjack", "{status}");
+        wait_until(SOON, "the files are gone", || {
+            fs::read_dir(&source).unwrap().next().is_none()
+        });
+        let events = logstash.events("logs");
+        let lines = events.iter().filter(|event| {
+            event["message"]
+                .as_str()
+                .is_some_and(|text| text.len() == 1)
+        });
+        assert_eq!(lines.count(), 30);
+        assert_eq!(spool.said_of("everything kept is sent again"), 1);
+        wait_until(SOON, "an event tells of it", || {
+            let events = logstash.events("spoolbeat");
+            events
+                .iter()
+                .any(|event| event["event"]["action"] == "cursor-lost")
+        });
+        is_sound(&spool);
+        assert_eq!(verify(&spool).0, Some(0));
+        spool.stop();
+    }
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_cursor_is_named() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting(&mut logstash, &["a"]);
+    spool.kill();
+    fs::remove_file(cursor(&spool)).unwrap();
+    fs::create_dir(cursor(&spool)).unwrap();
+    let root = spool.root();
+    let run = spool.command(&["run", root.to_str().unwrap()]);
+    assert!(!run.status.success());
+    assert!(said(&run).contains("cursor-lumberjack: "), "{}", said(&run));
+}
+
 #[test]
 fn a_cursor_of_yesterday_costs_what_was_sent_since_a_second_time_and_no_number_twice() {
     let mut logstash = Logstash::new(Keep::Ids);
@@ -327,7 +407,7 @@ fn a_stopped_queue_is_repaired_after_it_was_said_how_and_a_sound_one_is_left_alo
     for words in [
         found["damage"][0]["what"].as_str().unwrap(),
         " lost in all",
-        "the cursor of lumberjack cannot be read",
+        "the cursor of lumberjack cannot be read or is gone",
         "was never finished",
         "give --yes",
     ] {

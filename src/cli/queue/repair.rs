@@ -245,7 +245,7 @@ impl Told<'_> {
             }
         };
         Ok(format!(
-            "the cursor of {output} cannot be read: it gets a new one, and {} that are kept are sent to it again, with the same event.id",
+            "the cursor of {output} cannot be read or is gone: it gets a new one, and {} that are kept are sent to it again, with the same event.id",
             count(again, "event")
         ))
     }

@@ -158,7 +158,7 @@ fn cursor_of(survey: &Survey, output: &str) -> Result<Cursor, ExitCode> {
     let unreadable = survey.unreadable_cursors.iter().any(|name| name == output);
     let why = if unreadable {
         format!(
-            "the cursor of {output} cannot be read; the next start makes a new one, and sends all that is kept"
+            "the cursor of {output} cannot be read or is gone; the next start makes a new one, and sends all that is kept"
         )
     } else {
         let known: Vec<&str> = survey.cursors.iter().map(|(name, _)| &**name).collect();

@@ -87,16 +87,28 @@ impl Envelope {
     }
 }
 
+const INFO: Told = Told {
+    message: String::new(),
+    level: "info",
+    kind: "event",
+    category: "process",
+    action: "",
+    kinds: "info",
+    job: String::new(),
+};
+
+/// Of what the queue suffered.
+const HARM: Told = Told {
+    level: "error",
+    kind: "alert",
+    kinds: "error",
+    category: "process",
+    message: String::new(),
+    action: "",
+    job: String::new(),
+};
+
 fn told(notice: &Notice) -> Told {
-    let info = Told {
-        message: String::new(),
-        level: "info",
-        kind: "event",
-        category: "process",
-        action: "",
-        kinds: "info",
-        job: String::new(),
-    };
     match notice {
         Notice::Heartbeat(state) => Told {
             message: format!("spoolbeat {}", said(*state)),
@@ -107,7 +119,7 @@ fn told(notice: &Notice) -> Told {
                 ServiceState::Running => "info",
                 ServiceState::Stopped => "end",
             },
-            ..info
+            ..INFO
         },
         Notice::Overdue {
             job,
@@ -119,13 +131,13 @@ fn told(notice: &Notice) -> Told {
             kind: "alert",
             action: "job-overdue",
             job: about(job),
-            ..info
+            ..INFO
         },
         Notice::OnTime { job } => Told {
             message: format!("job {job} has succeeded again"),
             action: "job-on-time",
             job: about(job),
-            ..info
+            ..INFO
         },
         Notice::Pressure { percent } => Told {
             message: format!(
@@ -133,17 +145,21 @@ fn told(notice: &Notice) -> Told {
             ),
             level: "warn",
             action: "queue-pressure",
-            ..info
+            ..INFO
         },
         Notice::Quarantined { parts } => Told {
             message: format!(
                 "{parts} damaged parts of the queue were set aside in queue/quarantine"
             ),
-            level: "error",
-            kind: "alert",
             action: "queue-damage",
-            kinds: "error",
-            ..info
+            ..HARM
+        },
+        Notice::CursorLost { output } => Told {
+            message: format!(
+                "the cursor of output {output} was lost: all that is kept is sent to it again, with the same event.id"
+            ),
+            action: "cursor-lost",
+            ..HARM
         },
         Notice::Missed {
             output,
@@ -163,12 +179,12 @@ fn told(notice: &Notice) -> Told {
                 ",\"output\":{}",
                 json!({"name": output, "reason": why.name(), "events": events, "from": from, "to": to})
             ),
-            ..info
+            ..INFO
         },
         Notice::PressureOver => Told {
             message: "the queue has room again: schedules go on".to_owned(),
             action: "queue-pressure-over",
-            ..info
+            ..INFO
         },
     }
 }
@@ -293,6 +309,13 @@ mod tests {
             (Notice::Pressure { percent: 81 }, "queue-pressure", "event"),
             (Notice::PressureOver, "queue-pressure-over", "event"),
             (Notice::Quarantined { parts: 2 }, "queue-damage", "alert"),
+            (
+                Notice::CursorLost {
+                    output: "siem".to_owned(),
+                },
+                "cursor-lost",
+                "alert",
+            ),
             (
                 Notice::Missed {
                     output: "siem".to_owned(),

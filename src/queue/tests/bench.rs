@@ -303,7 +303,14 @@ impl Bench {
                 let draft = self.draft();
                 let mut folded = ledger(self.records());
                 let (number, seq) = (folded.next_number, folded.next_seq);
-                folded.fold(number, seq, &draft.parts, &draft.facts, &draft.counters);
+                folded.fold(
+                    number,
+                    seq,
+                    &draft.route,
+                    &draft.parts,
+                    &draft.facts,
+                    &draft.counters,
+                );
                 let given = Given {
                     body: Arc::new(draft.record().unwrap()[record::HEADER_BYTES..].to_vec()),
                     seq,

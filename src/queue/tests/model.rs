@@ -63,6 +63,8 @@ enum What {
     Read(u8),
     Release(u8),
     Released(u8),
+    /// An output is forgotten.
+    Forgotten(usize),
 }
 
 static OUTPUTS: [&str; 2] = ["a", "b"];
@@ -122,10 +124,17 @@ struct Sum {
     open: BTreeSet<u8>,
     /// By file, whether a clean-up waits.
     files: BTreeMap<u8, bool>,
+    /// By output, the number of the first event that was for it.
+    known: BTreeMap<String, u64>,
 }
 
 impl Sum {
     fn add(&mut self, added: &Added) {
+        for (n, (_, route)) in (self.captured.len() as u64 + 1..).zip(&added.events) {
+            for name in route.outputs() {
+                self.known.entry(name.clone()).or_insert(n);
+            }
+        }
         self.captured.extend(added.events.iter().cloned());
         match added.what {
             What::Nothing => {}
@@ -146,6 +155,9 @@ impl Sum {
             What::Released(file) => {
                 self.files.remove(&file);
             }
+            What::Forgotten(output) => {
+                self.known.remove(OUTPUTS[output]);
+            }
         }
     }
 
@@ -154,6 +166,7 @@ impl Sum {
         let number = |text: &str| text.parse::<u8>().unwrap();
         Self {
             captured,
+            known: ledger.outputs.clone(),
             open: ledger.open.keys().map(|run| number(run.as_str())).collect(),
             files: ledger
                 .files
@@ -223,6 +236,9 @@ fn fact(what: What) -> Option<Fact> {
         What::Released(n) => Fact::Released {
             file: n.to_string(),
             end: ReleaseEnd::Done,
+        },
+        What::Forgotten(output) => Fact::ForgottenOutput {
+            output: OUTPUTS[output].into(),
         },
     })
 }
@@ -310,7 +326,7 @@ impl Pair {
             Step::Checkpoint => drop(self.writer.checkpoint()),
             Step::PowerCut(kept) => self.reopen(Some(*kept)),
             Step::Kill => self.reopen(if self.lies { Some(0) } else { None }),
-            Step::Forget(output) => self.forget(OUTPUTS[*output]),
+            Step::Forget(output) => self.forget(*output),
             Step::Add(output) => self.add(OUTPUTS[*output]),
         }
     }
@@ -442,19 +458,28 @@ impl Pair {
             .tidy(passed.unwrap_or_default(), pressure, Timestamp(1))
     }
 
-    fn forget(&mut self, name: &str) {
-        let before = self.outputs.len();
-        self.outputs.retain(|output| output.name != name);
-        if self.outputs.len() < before {
-            self.disk
-                .remove(&cursor::path(Path::new(DIR), name))
-                .unwrap();
-            self.disk.fail(Fault::None);
-            self.disk.sync_dir(Path::new(DIR)).unwrap();
+    /// First the log knows of it, then the cursor goes.
+    fn forget(&mut self, output: usize) {
+        let name = OUTPUTS[output];
+        if self.output(output).is_none() {
+            return;
         }
+        self.disk.fail(Fault::None);
+        self.append(0, 0, &Route::default(), What::Forgotten(output));
+        self.commit();
+        // A full queue takes no word of it, and then it is not done.
+        if self.sum.known.contains_key(name) {
+            return;
+        }
+        self.outputs.retain(|output| output.name != name);
+        self.disk
+            .remove(&cursor::path(Path::new(DIR), name))
+            .unwrap();
+        self.disk.sync_dir(Path::new(DIR)).unwrap();
     }
 
-    /// A new output begins at the end of what is captured.
+    /// A new output begins at the end of what is captured; one that events were for and that has no
+    /// cursor begins with all that is kept.
     fn add(&mut self, name: &str) {
         if self.outputs.iter().any(|output| output.name == name) {
             return;
@@ -462,11 +487,11 @@ impl Pair {
         self.disk.fail(Fault::None);
         let names = [name.to_owned()];
         let outputs = cursors(&self.disk, &self.writer, &names).unwrap();
-        let next = self.sum.captured.len() as u64 + 1;
-        assert_eq!(
-            outputs[0].cursor.seq, next,
-            "a new output begins at the end"
-        );
+        let begins = match self.sum.known.contains_key(name) {
+            true => self.writer.oldest().unwrap().1,
+            false => self.sum.captured.len() as u64 + 1,
+        };
+        assert_eq!(outputs[0].cursor.seq, begins, "{name}");
         self.outputs.extend(outputs);
         self.outputs.sort_by(|a, b| a.name.cmp(&b.name));
     }
@@ -570,7 +595,8 @@ fn cursors(disk: &MemDisk, writer: &Writer, names: &[String]) -> io::Result<Vec<
         })
         .collect();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let opened = open_cursors(&shared, Path::new(DIR), writer, &readers)?;
+    let opened =
+        open_cursors(&shared, Path::new(DIR), writer, &readers).map_err(io::Error::other)?;
     let output = |(name, (file, cursor)): (&String, (CursorFile, Cursor))| Output {
         name: name.clone(),
         file,

@@ -109,6 +109,7 @@ impl Rig {
                 self.ledger.fold(
                     number,
                     seq,
+                    &portion.route,
                     &portion.parts,
                     &portion.facts,
                     &portion.counters,
@@ -435,8 +436,14 @@ fn releasing() -> (Rig, String) {
         file: file.to_string(),
     };
     let (number, seq) = (rig.ledger.next_number, rig.ledger.next_seq);
-    rig.ledger
-        .fold(number, seq, &[], &[begun], &Counters::default());
+    rig.ledger.fold(
+        number,
+        seq,
+        &Route::default(),
+        &[],
+        &[begun],
+        &Counters::default(),
+    );
     (rig, header)
 }
 
