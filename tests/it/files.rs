@@ -215,6 +215,46 @@ fn a_clean_up_that_must_not_be_is_refused_told_and_keeps_the_file() {
 }
 
 #[test]
+fn only_files_of_skipped_events_are_kept_and_that_is_told_once_over_restarts() {
+    let mut logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    let folder = job(&spool, "*.log", "after_ack = \"delete\"\n");
+    for file in ["a", "b", "c", "d"] {
+        let lines: String = (0..10).map(|n| format!("{file}{n}\n")).collect();
+        append(&folder.join(format!("{file}.log")), &lines);
+    }
+    logstash.close();
+    spool.start();
+    wait_until(SOON, "all of them wait for the server", || {
+        files(&spool)["waiting_releases"] == 4
+    });
+    let skipped = spool.command(&["queue", "skip", "lumberjack", "--to", "15", "--yes"]);
+    assert!(skipped.status.success());
+    logstash.open();
+    wait_until(SOON, "two are gone and two are kept", || {
+        files(&spool)["released"] == 2 && files(&spool)["refused_releases"] == 2
+    });
+    for round in 0..2 {
+        spool.stop();
+        spool.start();
+        // What is new is done behind what is asked for again.
+        append(&folder.join(format!("new{round}.log")), "new\n");
+        wait_until(SOON, "what is new is gone", || {
+            files(&spool)["released"] == 3 + round
+        });
+    }
+    assert_eq!(files(&spool)["refused_releases"], 2);
+    spool.stop();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+    assert_eq!(lines(&logstash).len(), 25 + 2);
+    let told = logstash.events("logs");
+    let told = told.iter().filter(|event| {
+        event["event"]["action"] == "file-delete" && event["event"]["outcome"] == "failure"
+    });
+    assert_eq!(told.count(), 2);
+}
+
+#[test]
 fn a_file_that_two_jobs_read_goes_only_after_both() {
     let (first, second) = (Logstash::new(Keep::Events), Logstash::new(Keep::Events));
     second.answer(Mode::Never);
