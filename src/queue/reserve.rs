@@ -23,13 +23,21 @@ pub(crate) const DISK_SHARE: u64 = 16;
 const FREE_SHARE: u64 = 4;
 
 /// Less is of no use: a segment's head, cursors, two checkpoints and some hundred ends of runs.
-const BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 256 << 10 };
+const BYTES_MIN: u64 = if cfg!(test) { 3 << 10 } else { 256 << 10 };
 
 /// How many bytes are set aside in the queue's folder `dir`; 0: there is no reserve.
 #[must_use]
 pub fn bytes(disk: &dyn Disk, dir: &Path) -> u64 {
     let file = disk.open(&dir.join(FILE), Open::Read);
     file.and_then(|file| file.size()).unwrap_or(0)
+}
+
+/// Whether an error says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What is held at the moment.
@@ -66,7 +74,22 @@ impl Reserve {
         found
     }
 
-    /// Gives it up; `false` when there was none.
+    /// Gives it up for runs, but for the last of it: without that nothing could be let go of, and the disk
+    /// would be full for good. `false` when there is no more.
+    pub(crate) fn give_most(&mut self, disk: &dyn Disk) -> bool {
+        let cut = || disk.open(&self.path, Open::Write)?.truncate(BYTES_MIN);
+        if self.held <= BYTES_MIN || cut().is_err() {
+            return false;
+        }
+        let bytes = std::mem::replace(&mut self.held, BYTES_MIN) - BYTES_MIN;
+        tracing::warn!(
+            bytes,
+            "the disk is full: the reserve is given up, so that runs can end"
+        );
+        true
+    }
+
+    /// Gives all of it up; `false` when there was none.
     pub(crate) fn give(&mut self, disk: &dyn Disk) -> bool {
         if self.held == 0 {
             return false;
@@ -78,9 +101,21 @@ impl Reserve {
         let bytes = std::mem::take(&mut self.held);
         tracing::warn!(
             bytes,
-            "the disk is full: the reserve is given up, so that runs can end and what was sent can be let go of"
+            "the disk is full: the last of the reserve is given up, to let go of what was sent, or to start"
         );
         true
+    }
+
+    /// Tries `what`, once more without the reserve: a full disk must not keep a backlog from being sent.
+    pub(crate) fn or_give<T>(
+        &mut self,
+        disk: &dyn Disk,
+        mut what: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match what() {
+            Err(error) if is_full(&error) && self.give(disk) => what(),
+            other => other,
+        }
     }
 
     /// Takes as much as fits the room there is, when that is clearly more than what is held.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::Settings;
 use super::batch::Batch;
 use super::cursor::Cursor;
 use super::cursor::CursorFile;
+use super::fact::Fact;
 use super::fact::Portion;
 use super::ledger::Ledger;
 use super::locked;
@@ -69,6 +71,8 @@ type Answer = oneshot::Sender<Result<Seq, Refused>>;
 #[derive(Debug, Clone)]
 pub struct Intake {
     portions: mpsc::Sender<(Portion, Answer)>,
+    /// Facts on their way that may use the reserve.
+    vital: Arc<AtomicUsize>,
 }
 
 /// The far end of an intake.
@@ -79,7 +83,8 @@ impl Intake {
     #[must_use]
     pub fn channel(depth: usize) -> (Self, Portions) {
         let (portions, taken) = mpsc::channel(depth);
-        (Self { portions }, taken)
+        let vital = Arc::default();
+        (Self { portions, vital }, taken)
     }
 
     /// Hands a portion over; waits while the queue is busy or full (this is the back-pressure).
@@ -89,12 +94,18 @@ impl Intake {
     /// [`Refused::Closed`] when the queue is gone.
     pub async fn submit(&self, portion: Portion) -> Result<Captured, Refused> {
         let (answer, captured) = oneshot::channel();
-        self.portions
-            .send((portion, answer))
-            .await
-            .map_err(|_| Refused::Closed)?;
+        let place = self.portions.reserve().await;
+        let place = place.map_err(|_| Refused::Closed)?;
+        self.vital
+            .fetch_add(vital(&portion.facts), Ordering::Relaxed);
+        place.send((portion, answer));
         Ok(captured)
     }
+}
+
+/// How many facts may use the reserve.
+fn vital(facts: &[Fact]) -> usize {
+    facts.iter().filter(|fact| fact.is_vital()).count()
 }
 
 /// How full the queue is and how far it is captured; changes with each commit.
@@ -219,6 +230,7 @@ impl Queue {
             settings: settings.clone(),
             marks: marks.clone(),
             abandoned: abandoned.clone(),
+            vital: intake.vital.clone(),
             level: level_tx,
             last_tidy: Tick::default(),
             last_sync: Tick::default(),
@@ -384,6 +396,8 @@ struct Server {
     settings: Settings,
     marks: Marks,
     abandoned: Arc<AtomicBool>,
+    /// As in [`Intake`].
+    vital: Arc<AtomicUsize>,
     level: watch::Sender<Level>,
     last_tidy: Tick,
     last_sync: Tick,
@@ -441,6 +455,7 @@ impl Server {
             // The sender is dropped only when deflating panicked: its sources then hear "closed".
             if let Ok((draft, waiting)) = runtime.block_on(closed) {
                 bytes += draft.events.bytes.len() as u64;
+                self.vital.fetch_sub(vital(&draft.facts), Ordering::Relaxed);
                 match self.append(&draft, &waiting) {
                     Ok(last) => {
                         let mut seq = last + 1 - u64::from(draft.events.count);
@@ -475,7 +490,8 @@ impl Server {
     fn append(&mut self, draft: &Draft, waiting: &[(Answer, u32)]) -> Result<u64, String> {
         let mut said = false;
         loop {
-            match self.writer.append(draft, clock::now()) {
+            let behind = self.vital.load(Ordering::Relaxed);
+            match self.writer.append_before(draft, behind, clock::now()) {
                 Ok(last) => return Ok(last),
                 Err(AppendError::Impossible(why)) => return Err(why),
                 // At a stop: sources that were given up wait for no answer, and nothing was promised.

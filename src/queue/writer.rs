@@ -204,10 +204,9 @@ impl Writer {
         let mut found = recover::recover(&disk, dir, now)?;
         let mut reserve = Reserve::find(&*disk, dir, segment_bytes);
         remove_empty(&*disk, dir, &mut found.segments).map_err(at_dir)?;
-        or_with_reserve(&*disk, &mut reserve, || {
-            recover::renew_tail(&disk, dir, &mut found, now)
-        })
-        .map_err(at_dir)?;
+        reserve
+            .or_give(&*disk, || recover::renew_tail(&disk, dir, &mut found, now))
+            .map_err(at_dir)?;
         let report = OpenReport {
             torn_bytes: found.torn_bytes,
             damaged_records: found.damaged_records,
@@ -220,7 +219,8 @@ impl Writer {
             first_number: found.ledger.next_number,
             created: now,
         };
-        let active = or_with_reserve(&*disk, &mut reserve, || create_over(&*disk, dir, head))
+        let active = reserve
+            .or_give(&*disk, || create_over(&*disk, dir, head))
             .map_err(at_dir)?;
         let mut writer = Self {
             segment_bytes,
@@ -253,7 +253,7 @@ impl Writer {
             active,
         };
         let mut done = writer.checkpoint();
-        if done.as_ref().is_err_and(is_full) && writer.reserve.give(&*writer.disk) {
+        if done.as_ref().is_err_and(reserve::is_full) && writer.reserve.give(&*writer.disk) {
             done = writer.checkpoint();
         }
         done.map_err(at_dir)?;
@@ -267,11 +267,25 @@ impl Writer {
     /// # Errors
     /// [`AppendError`]; the log is as it was.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Result<u64, AppendError> {
+        self.append_before(draft, 0, now)
+    }
+
+    /// [`Writer::append`] of a draft behind which so many facts wait that may use the reserve. None goes
+    /// before another, so it may use it too.
+    ///
+    /// # Errors
+    /// As [`Writer::append`].
+    pub fn append_before(
+        &mut self,
+        draft: &Draft,
+        behind: usize,
+        now: Timestamp,
+    ) -> Result<u64, AppendError> {
         if self.removed {
             return Err(AppendError::Disk(removed()));
         }
         let mut bytes = draft.record().map_err(AppendError::Impossible)?;
-        let vital = draft.facts.iter().any(Fact::is_vital);
+        let vital = behind > 0 || draft.facts.iter().any(Fact::is_vital);
         let need = bytes.len() as u64;
         // Events stop one segment short of the limit, so that fires and run ends always have room.
         let limit = self.settings.max_bytes - if vital { 0 } else { self.segment_bytes };
@@ -283,7 +297,7 @@ impl Writer {
         // Behind bytes that may be missing nothing is written: it would be found after a crash, and they not.
         if full || self.active.poisoned {
             let mut rotated = self.rotate(now);
-            if rotated.is_err() && vital && self.reserve.give(&*self.disk) {
+            if rotated.is_err() && vital && self.reserve.give_most(&*self.disk) {
                 rotated = self.rotate(now);
             }
             rotated.map_err(AppendError::Disk)?;
@@ -292,7 +306,7 @@ impl Writer {
         let header = draft.header(self.next_number, self.next_seq, settled, now);
         record::seal(&mut bytes, self.active.place(), header);
         let mut written = self.active.file.write_at(self.active.end, &bytes);
-        if written.is_err() && vital && self.reserve.give(&*self.disk) {
+        if written.is_err() && vital && self.reserve.give_most(&*self.disk) {
             written = self.active.file.write_at(self.active.end, &bytes);
         }
         written.map_err(AppendError::Disk)?;
@@ -452,12 +466,13 @@ impl Writer {
     pub fn tidy(&mut self, passed: Position, pressed: Pressure, now: Timestamp) -> io::Result<()> {
         self.check_home()?;
         let mut tidied = self.let_go(passed, pressed, now);
-        if tidied.as_ref().is_err_and(is_full) && self.reserve.give(&*self.disk) {
+        let first = self.sealed.keys().next().unwrap_or(&self.active.id);
+        let frees = passed.segment > *first || passed >= self.active.place();
+        if frees && tidied.as_ref().is_err_and(reserve::is_full) && self.reserve.give(&*self.disk) {
             tidied = self.let_go(passed, pressed, now);
         }
-        tidied?;
         self.reserve.take(&*self.disk, &self.dir);
-        Ok(())
+        tidied
     }
 
     fn let_go(
@@ -638,26 +653,6 @@ pub enum Pressure {
     None,
     /// An append was refused as full.
     Pressed,
-}
-
-/// Whether an error says that there is no room.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
-/// Tries `what`, once more without the reserve: a full disk must not keep a backlog from being sent.
-fn or_with_reserve<T>(
-    disk: &dyn Disk,
-    reserve: &mut Reserve,
-    mut what: impl FnMut() -> io::Result<T>,
-) -> io::Result<T> {
-    match what() {
-        Err(error) if is_full(&error) && reserve.give(disk) => what(),
-        other => other,
-    }
 }
 
 /// Removes segments without a record from the end of the log, so that a daemon that is started again
