@@ -198,7 +198,7 @@ impl DaemonState {
 pub struct Totals {
     /// Events that were captured since the queue was made.
     pub captured_events: u64,
-    /// Events that every output has had acknowledged (the least of the outputs' counts).
+    /// Events that every output has had acknowledged (the least of the counts of the required outputs, or of all where none is).
     pub acked_events: u64,
     /// Events that some output still has before it (the most of the outputs' counts).
     pub waiting_events: u64,

@@ -343,6 +343,13 @@ impl Doctor {
             );
             self.add("accounts", Verdict::Warning, found, None);
         }
+        for (output, cursor) in &survey.cursors {
+            let damaged = cursor.passed.damaged;
+            if damaged > 0 {
+                let found = format!("{output}: {} lost by damage", count(damaged, "event"));
+                self.add("outputs", Verdict::Warning, found, None);
+            }
+        }
         for output in &survey.unreadable_cursors {
             let found = format!("the cursor of {output} cannot be read or is gone");
             let is_configured = draft.outlets.iter().any(|outlet| outlet.name == *output);

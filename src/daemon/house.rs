@@ -487,7 +487,17 @@ impl House {
             job.on_result = deliveries.and_then(|all| all.status(&job.name));
         }
         let at_work = self.views.status();
-        let acked = at_work.iter().map(|output| output.acked_events).min();
+        let required = |output: &&status::Output| {
+            let mut outputs = self.settings.outputs.iter();
+            outputs.any(|one| one.required && one.name == output.name)
+        };
+        // Where none is required, all of them.
+        let acked = at_work
+            .iter()
+            .filter(required)
+            .map(|output| output.acked_events)
+            .min();
+        let acked = acked.or_else(|| at_work.iter().map(|output| output.acked_events).min());
         Status {
             daemon: status::Daemon {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

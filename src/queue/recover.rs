@@ -113,6 +113,28 @@ pub(crate) struct Recovered {
     pub(crate) last_segment: u64,
 }
 
+/// What was found when the queue was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpenReport {
+    /// Bytes of an unfinished record that were cut off.
+    pub torn_bytes: u64,
+    /// Records since the last checkpoint that could not be read.
+    pub damaged_records: u64,
+    /// Outputs whose cursors cannot be read, or are gone.
+    pub lost_cursors: Vec<String>,
+}
+
+impl Recovered {
+    /// What of it is worth a word.
+    pub(crate) fn report(&mut self) -> OpenReport {
+        OpenReport {
+            torn_bytes: self.torn_bytes,
+            damaged_records: self.damaged_records,
+            lost_cursors: std::mem::take(&mut self.cursors.damaged),
+        }
+    }
+}
+
 /// Reads what a queue folder holds, and clears away what is in the way of writing on.
 pub(crate) fn recover(
     disk: &Arc<dyn Disk>,

@@ -2,6 +2,7 @@
 //!
 //! Only reads. What is damaged has a place in the log, so that it can be set aside and settled.
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -111,8 +112,8 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
         let (number, seq) = expected.unwrap_or((header.number, header.seq));
         if header.number != number || header.seq != seq {
             let what = format!(
-                "records {number}..{} and events {seq}..{} before this place are missing",
-                header.number, header.seq
+                "{} before this place are missing",
+                named((number, header.number), (seq, header.seq))
             );
             let gone = ((number, header.number), (seq, header.seq));
             walk.lost(found.at, what, (before, found.at), gone);
@@ -143,8 +144,8 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
     let last = survey.segments.last().copied().unwrap_or_default();
     if let Some((number, seq)) = expected.filter(|(number, _)| *number < next.0) {
         let what = format!(
-            "records {number}..{} and events {seq}..{} at the end are missing",
-            next.0, next.1
+            "{} at the end are missing",
+            named((number, next.0), (seq, next.1))
         );
         let to = survey.end.max(Position {
             segment: last.0,
@@ -153,11 +154,43 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
         let gone = ((number, next.0), (seq, next.1));
         walk.lost(survey.end, what, (end, to), gone);
     }
+    // A daemon never leaves a queue without one.
+    let needed = needed(survey);
+    if survey.segments.is_empty() && needed < next.1 {
+        let what = format!(
+            "no segment is left: {} that an output has not passed are missing",
+            range("events", (needed, next.1))
+        );
+        let gone = ((next.0, next.0), (needed, next.1));
+        walk.lost(survey.end, what, (survey.end, survey.end), gone);
+    }
     let mut verdict = walk.verdict;
     if survey.end.segment == last.0 {
         verdict.unfinished_bytes = last.1.saturating_sub(survey.end.offset);
     }
     Ok(verdict)
+}
+
+/// The first event that an output of the configuration has not passed.
+fn needed(survey: &Survey) -> u64 {
+    let cursors = survey.cursors.iter().filter(|(_, cursor)| !cursor.frozen);
+    let needed = cursors.map(|(_, cursor)| cursor.seq).min();
+    needed.unwrap_or(survey.ledger.next_seq)
+}
+
+/// Numbers of records and events, each from the first to the one behind the last, as people say them.
+fn named(records: (u64, u64), events: (u64, u64)) -> String {
+    let (records, events) = (range("records", records), range("events", events));
+    format!("{records} and {events}")
+}
+
+/// `events 3..7`, the last one included.
+fn range(what: &str, (from, behind): (u64, u64)) -> String {
+    match from.cmp(&behind) {
+        Ordering::Less => format!("{what} {from}..{}", behind - 1),
+        Ordering::Equal => format!("no {what}"),
+        Ordering::Greater => format!("{what} numbered {from} and then {behind}"),
+    }
 }
 
 /// What the disk said of the segment that the reader is in, or of the next.

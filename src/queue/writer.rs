@@ -28,6 +28,7 @@ use super::record::Draft;
 use super::record::Header;
 use super::recover;
 use super::recover::OpenError;
+use super::recover::OpenReport;
 use super::reserve;
 use super::reserve::Reserve;
 use super::segment;
@@ -155,17 +156,6 @@ fn removed() -> io::Error {
     io::Error::other("the queue's files were removed while the daemon runs; start it again")
 }
 
-/// What was found when the queue was opened.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OpenReport {
-    /// Bytes of an unfinished record that were cut off.
-    pub torn_bytes: u64,
-    /// Records since the last checkpoint that could not be read.
-    pub damaged_records: u64,
-    /// Outputs whose cursors cannot be read, or are gone.
-    pub lost_cursors: Vec<String>,
-}
-
 impl Writer {
     /// Opens the queue in `dir`, making it when it is missing. The caller holds the root's lock.
     ///
@@ -207,11 +197,7 @@ impl Writer {
         reserve
             .or_give(&*disk, || recover::renew_tail(&disk, dir, &mut found, now))
             .map_err(at_dir)?;
-        let report = OpenReport {
-            torn_bytes: found.torn_bytes,
-            damaged_records: found.damaged_records,
-            lost_cursors: found.cursors.damaged,
-        };
+        let report = found.report();
         let head = Head {
             epoch: found.epoch + 1,
             id: found.last_segment + 1,

@@ -126,7 +126,7 @@ fn what_is_wrong_is_named_with_what_helps() {
     fs::write(letters.join("0000000001.ndjson"), "x\n").unwrap();
     let (report, wrong) = doctor(&spool, "wrong");
     assert!(
-        is_named(&wrong, "queue", "events 1..2 before this place are missing"),
+        is_named(&wrong, "queue", "events 1..1 before this place are missing"),
         "{report}"
     );
     assert!(

@@ -338,6 +338,39 @@ fn a_last_record_that_rots_is_counted_after_a_stop_and_kept_after_a_kill() {
     spool.stop();
 }
 
+#[test]
+fn events_that_wait_and_whose_segments_are_gone_are_called_missing() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting(&mut logstash, &["a"]);
+    spool.settings("[stop]\ntimeout = \"100ms\"\n");
+    spool.kill();
+    spool.start();
+    wait_until(SOON, "the daemon runs", || {
+        spool.status()["daemon"]["state"] == "running"
+    });
+    spool.stop();
+    let (_, all) = passed(&spool, "acked");
+    for path in files(&spool).into_keys() {
+        if path.extension().is_some_and(|ending| ending == "seg") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let (code, found) = verify(&spool);
+    assert_eq!(code, Some(1), "{found}");
+    let what = found["damage"][0]["what"].as_str().unwrap();
+    assert!(what.contains(&format!("events 1..{all} ")), "{what}");
+    assert!(!spool.command(&["doctor"]).status.success());
+    logstash.open();
+    spool.start();
+    wait_until(SOON, "they are counted", || {
+        passed(&spool, "damaged").0 == all
+    });
+    spool.stop();
+    let doctor = spool.command(&["doctor"]);
+    let lost = format!("{all} events lost by damage");
+    assert!(said(&doctor).contains(&lost), "{}", said(&doctor));
+}
+
 /// Everything in the queue's folder, by name.
 fn files(spool: &Spool) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(spool.root().join("queue")).unwrap();
