@@ -214,6 +214,12 @@ pub(crate) fn read_head(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Resu
     Ok(Head::read(id, &bytes[..read]))
 }
 
+/// Number of the first event of a segment, where its header says it.
+pub(crate) fn first_seq(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Option<u64>> {
+    let head = read_head(disk, dir, id)?;
+    Ok(head.ok().map(|head| head.first_seq))
+}
+
 /// The first record of a segment that begins at or behind `from` and ends before `limit`.
 fn find(id: u64, file: &dyn DiskFile, from: u64, limit: u64) -> io::Result<Option<(Header, u64)>> {
     if let Some(header) = header_at(id, file, from, limit)? {

@@ -22,6 +22,7 @@ use super::fact::Fact;
 use super::fact::Part;
 use super::ledger::Ledger;
 use super::locked;
+use super::log;
 use super::log::LogReader;
 use super::record;
 use super::record::Draft;
@@ -553,7 +554,7 @@ impl Writer {
             segment: id,
             offset: 0,
         };
-        if let Some(seq) = log_first_seq(&*self.disk, &self.dir, id)? {
+        if let Some(seq) = log::first_seq(&*self.disk, &self.dir, id)? {
             return Ok((at, seq));
         }
         // Its head is damaged: the first record that can be read says it too.
@@ -573,7 +574,7 @@ impl Writer {
             return Ok(None);
         };
         let next = ids.next().unwrap_or(self.active.id);
-        let seq = log_first_seq(&*self.disk, &self.dir, next)?;
+        let seq = log::first_seq(&*self.disk, &self.dir, next)?;
         Ok(seq.map(|seq| (id, next, seq)))
     }
 
@@ -652,12 +653,6 @@ fn remove_empty(disk: &dyn Disk, dir: &Path, segments: &mut Vec<(u64, u64)>) -> 
         segments.pop();
     }
     Ok(())
-}
-
-fn log_first_seq(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Option<u64>> {
-    Ok(super::log::read_head(disk, dir, id)?
-        .ok()
-        .map(|head| head.first_seq))
 }
 
 /// Makes a segment whose file must not exist.
