@@ -96,6 +96,8 @@ struct Active {
     synced: u64,
     /// Whether a sync has failed. The next one could succeed without the bytes having arrived.
     poisoned: bool,
+    /// Whether a segment behind it may have been begun, whose first number makes what follows here void.
+    ended: bool,
 }
 
 impl Active {
@@ -282,7 +284,7 @@ impl Writer {
         let full = self.active.end + need > self.segment_bytes
             && self.active.end > segment::HEAD_BYTES as u64;
         // Behind bytes that may be missing nothing is written: it would be found after a crash, and they not.
-        if full || self.active.poisoned {
+        if full || self.active.poisoned || self.active.ended {
             let mut rotated = self.rotate(now);
             if rotated.is_err() && vital && self.reserve.give_most(&*self.disk) {
                 rotated = self.rotate(now);
@@ -431,6 +433,7 @@ impl Writer {
             first_number: self.next_number,
             created: now,
         };
+        self.active.ended = true;
         let fresh = create_over(&*self.disk, &self.dir, head)?;
         self.sealed.insert(
             self.active.id,
@@ -668,6 +671,7 @@ fn create(disk: &dyn Disk, dir: &Path, head: Head) -> io::Result<Active> {
         end,
         synced: end,
         poisoned: false,
+        ended: false,
     })
 }
 

@@ -11,7 +11,10 @@ use super::portion;
 use super::settings;
 use crate::disk::Disk;
 use crate::disk::Open;
+use crate::disk::mem::Fault;
 use crate::disk::mem::MemDisk;
+use crate::disk::mem::Verb;
+use crate::disk::mem::Verdict;
 use crate::event::RunId;
 use crate::queue::fact::Fact;
 use crate::queue::fact::Portion;
@@ -158,4 +161,33 @@ fn a_queue_whose_last_segment_fills_the_disk_opens_without_a_second_copy_of_it()
     disk.limit(used(&disk));
     let writer = open_large(&disk);
     assert_eq!(events(&disk, &writer), (0..next).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_is_written_to_a_segment_when_the_next_one_was_begun_in_vain() {
+    let disk = MemDisk::default();
+    let mut writer = open_large(&disk);
+    writer
+        .append(&draft(portion(0, 5, 200)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    let passed = writer.durable_end();
+    disk.script(|call| match call.verb {
+        Verb::SyncDir => Verdict::Fail(libc::EMFILE),
+        _ => Verdict::Go,
+    });
+    let tidied = writer.tidy(passed, Pressure::Pressed, Timestamp(1));
+    assert!(tidied.is_err(), "the next segment cannot be made durable");
+    let refused = writer.append(&draft(portion(5, 5, 200)), Timestamp(1));
+    assert!(matches!(refused, Err(AppendError::Disk(_))));
+    disk.fail(Fault::None);
+    writer
+        .append(&draft(portion(5, 5, 200)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+    drop(writer);
+    let disk = MemDisk::holding(&disk.files());
+    let ledger = open_large(&disk).ledger();
+    let ledger = crate::queue::locked(&ledger);
+    assert_eq!((ledger.next_seq, ledger.queued()), (11, 10));
 }
