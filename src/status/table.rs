@@ -11,6 +11,7 @@ use crate::status::Daemon;
 use crate::status::DaemonState;
 use crate::status::Job;
 use crate::status::JobState;
+use crate::status::Output;
 use crate::status::Status;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
@@ -145,18 +146,28 @@ fn head(out: &mut String, status: &Status, look: Look) {
     );
 }
 
+/// What became of events that were neither acknowledged nor wait; columns of zeros are left out, and
+/// what is there adds up to the events that were captured.
+const FATES: [(&str, Paint, fn(&Output) -> u64); 6] = [
+    ("BEFORE IT", Paint::None, |output| output.before_events),
+    ("NOT FOR IT", Paint::None, |output| output.not_mine_events),
+    ("ASIDE", Paint::Bad, |output| output.set_aside_events),
+    ("DROPPED", Paint::Bad, |output| output.dropped_events),
+    ("SKIPPED", Paint::None, |output| output.skipped_events),
+    ("DAMAGED", Paint::Bad, |output| output.damaged_events),
+];
+
 fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
-    let mut rows = vec![header(&[
-        "OUTPUT",
-        "STATE",
-        "HOST",
-        "ACKED",
-        "WAITING",
-        "ASIDE",
-        "LAST ERROR",
-    ])];
+    let mut fates = FATES.to_vec();
+    fates.retain(|(name, _, of)| {
+        *name == "ASIDE" || status.outputs.iter().any(|output| of(output) > 0)
+    });
+    let mut names = vec!["OUTPUT", "STATE", "HOST", "ACKED", "WAITING"];
+    names.extend(fates.iter().map(|(name, ..)| *name));
+    names.push("LAST ERROR");
+    let mut rows = vec![header(&names)];
     for output in &status.outputs {
-        rows.push(vec![
+        let mut row = vec![
             Cell::plain(&output.name),
             Cell::new(&output.state, output_paint(&output.state)),
             Cell::plain(if output.hosts.is_empty() {
@@ -166,26 +177,26 @@ fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
             }),
             Cell::plain(output.acked_events.to_string()),
             Cell::plain(output.waiting_events.to_string()),
-            Cell::new(
-                output.set_aside_events.to_string(),
-                if output.set_aside_events > 0 {
-                    Paint::Bad
-                } else {
-                    Paint::None
-                },
-            ),
-            Cell::new(output.last_error.as_deref().unwrap_or("-"), Paint::Faint),
-        ]);
+        ];
+        for (_, paint, of) in &fates {
+            let paint = if of(output) > 0 { *paint } else { Paint::None };
+            row.push(Cell::new(of(output).to_string(), paint));
+        }
+        let error = output.last_error.as_deref().unwrap_or("-");
+        row.push(Cell::new(error, Paint::Faint));
+        rows.push(row);
         for host in &output.hosts {
-            rows.push(vec![
+            let mut row = vec![
                 Cell::plain(""),
                 Cell::new(&host.state, output_paint(&host.state)),
                 Cell::plain(&host.host),
                 Cell::plain(host.acked_events.to_string()),
                 Cell::plain(""),
-                Cell::plain(""),
-                Cell::new(host.last_error.as_deref().unwrap_or("-"), Paint::Faint),
-            ]);
+            ];
+            row.extend(fates.iter().map(|_| Cell::plain("")));
+            let error = host.last_error.as_deref().unwrap_or("-");
+            row.push(Cell::new(error, Paint::Faint));
+            rows.push(row);
         }
     }
     rows
@@ -509,7 +520,7 @@ fn ago(at: Timestamp, now: Timestamp) -> String {
     format!("{} ago", show_duration(now.since(at)))
 }
 
-fn frozen(output: &super::Output) -> String {
+fn frozen(output: &Output) -> String {
     let name = &output.name;
     let files = match output.waiting_files {
         0 => "no file waits for it".to_owned(),

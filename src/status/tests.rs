@@ -213,6 +213,23 @@ problems:
 }
 
 #[test]
+fn what_became_of_events_adds_up_and_columns_of_zeros_are_left_out() {
+    let mut status = sample();
+    let output = &mut status.outputs[0];
+    (output.not_mine_events, output.dropped_events) = (30, 70);
+    let text = show(&status, at(5_200).0, Look::Plain);
+    assert!(
+        text.contains(
+            "\
+OUTPUT      STATE      HOST            ACKED  WAITING  NOT FOR IT  ASIDE  DROPPED  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   200      30          0      70       -
+"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn each_host_of_a_balanced_output_has_its_row() {
     let mut status = sample();
     let host = |host: &str, state: &str| Host {
