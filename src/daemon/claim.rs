@@ -16,9 +16,9 @@ use crate::disk::OsDisk;
 use crate::disk::PASS_MODE;
 use crate::process;
 
-/// How long a second daemon tries to get the lock: a child that a killed daemon was about to start holds it
-/// until it executes its program, on a busy machine for more than half a second.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a second daemon tries to get the lock: long enough for a dead daemon's children, short
+/// enough that it ends within a second.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
