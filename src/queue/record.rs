@@ -133,11 +133,12 @@ pub fn route_hash(route: &Route) -> u32 {
 }
 
 impl Draft {
-    /// The record's bytes with room for the header in front, which [`seal`] fills in.
+    /// The record, without its header. Of a large one this takes as long as writing it: not on the
+    /// writer's thread.
     ///
     /// # Errors
     /// A text when the body would be larger than [`BODY_BYTES_MAX`] or a fact cannot be written.
-    pub(crate) fn record(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn record(&self) -> Result<Record, String> {
         let mut out = Vec::with_capacity(
             HEADER_BYTES + self.events.bytes.len() + 64 * self.parts.len() + 256,
         );
@@ -176,7 +177,12 @@ impl Draft {
                 "a record of {body} bytes is larger than {BODY_BYTES_MAX}"
             ));
         }
-        Ok(out)
+        let summed = (body >= SUMMED_BYTES_MIN).then(|| {
+            let mut sum = crc32fast::Hasher::new();
+            sum.update(&out[HEADER_BYTES..]);
+            sum
+        });
+        Ok(Record { bytes: out, summed })
     }
 
     /// The header of this draft at its place in the log; its checksum is [`seal`]'s.
@@ -200,12 +206,33 @@ impl Draft {
     }
 }
 
-/// Fills in the header in front of a record's body, for its place in the log.
-pub(crate) fn seal(record: &mut [u8], at: Position, mut header: Header) {
-    let body = &record[HEADER_BYTES..];
-    header.body_bytes = u32::try_from(body.len()).expect("checked against BODY_BYTES_MAX");
-    header.body_crc = body_crc(at.segment, header.number, body);
-    record[..HEADER_BYTES].copy_from_slice(&header.write(at));
+/// A record whose place in the log is not known yet, or may change.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// Room for the header, which [`Record::seal`] fills in, and the body.
+    pub(crate) bytes: Vec<u8>,
+    /// The body's own checksum, where that saves the writer time.
+    summed: Option<crc32fast::Hasher>,
+}
+
+/// From this size of the body on joining two checksums is cheaper than going through it.
+const SUMMED_BYTES_MIN: usize = 64 << 10;
+
+impl Record {
+    /// Fills in the header in front of the body, for its place in the log.
+    pub(crate) fn seal(&mut self, at: Position, mut header: Header) {
+        let body = &self.bytes[HEADER_BYTES..];
+        header.body_bytes = u32::try_from(body.len()).expect("checked against BODY_BYTES_MAX");
+        header.body_crc = match &self.summed {
+            Some(summed) => {
+                let mut sum = place_crc(at.segment, header.number);
+                sum.combine(summed);
+                sum.finalize()
+            }
+            None => body_crc(at.segment, header.number, body),
+        };
+        self.bytes[..HEADER_BYTES].copy_from_slice(&header.write(at));
+    }
 }
 
 impl Header {
@@ -269,11 +296,17 @@ fn header_crc(at: Position, bytes: &[u8; HEADER_BYTES]) -> u32 {
 }
 
 fn body_crc(segment: u64, number: u64, body: &[u8]) -> u32 {
+    let mut hash = place_crc(segment, number);
+    hash.update(body);
+    hash.finalize()
+}
+
+/// The checksum of a body, before the body.
+fn place_crc(segment: u64, number: u64) -> crc32fast::Hasher {
     let mut hash = crc32fast::Hasher::new();
     hash.update(&segment.to_le_bytes());
     hash.update(&number.to_le_bytes());
-    hash.update(body);
-    hash.finalize()
+    hash
 }
 
 impl Body {
@@ -472,8 +505,9 @@ mod tests {
     #[test]
     fn a_record_reads_back_as_written() {
         let draft = draft();
-        let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, AT, draft.header(3, 40, false, Timestamp(5)));
+        let mut record = draft.record().unwrap();
+        record.seal(AT, draft.header(3, 40, false, Timestamp(5)));
+        let bytes = record.bytes;
         let header = Header::read(AT, &bytes).unwrap();
         assert_eq!(
             (header.number, header.seq, header.count, header.at),
@@ -489,10 +523,26 @@ mod tests {
     }
 
     #[test]
+    fn a_large_record_has_the_checksum_of_its_place_wherever_it_is_sealed() {
+        let mut draft = draft();
+        draft.events.bytes = vec![7; 3 * SUMMED_BYTES_MIN];
+        let mut record = draft.record().unwrap();
+        assert!(record.summed.is_some());
+        for segment in [7, 8] {
+            let at = Position { segment, ..AT };
+            record.seal(at, draft.header(3, 40, false, Timestamp(5)));
+            let header = Header::read(at, &record.bytes).unwrap();
+            assert!(header.fits(segment, &record.bytes[HEADER_BYTES..]));
+            assert!(!header.fits(segment + 1, &record.bytes[HEADER_BYTES..]));
+        }
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_of_a_record_is_seen() {
         let draft = draft();
-        let mut bytes = draft.record().unwrap();
-        seal(&mut bytes, AT, draft.header(3, 40, false, Timestamp(5)));
+        let mut record = draft.record().unwrap();
+        record.seal(AT, draft.header(3, 40, false, Timestamp(5)));
+        let mut bytes = record.bytes;
         let whole = |bytes: &[u8]| {
             Header::read(AT, bytes).is_some_and(|header| header.fits(7, &bytes[HEADER_BYTES..]))
         };
@@ -517,7 +567,7 @@ mod tests {
 
     #[test]
     fn an_unknown_optional_section_is_skipped_and_a_critical_one_refused() {
-        let mut body = draft().record().unwrap().split_off(HEADER_BYTES);
+        let mut body = draft().record().unwrap().bytes.split_off(HEADER_BYTES);
         section(&mut body, 999, 0, |out| out.extend_from_slice(b"later"));
         assert_eq!(Body::read(&body).unwrap().parts.len(), 2);
         section(&mut body, 999, SECTION_CRITICAL, |out| {

@@ -34,6 +34,7 @@ use super::locked;
 use super::readers;
 use super::readers::Reader;
 use super::record::Draft;
+use super::record::Record;
 use super::recover::OpenError;
 use super::recover::OpenReport;
 use super::segment::Position;
@@ -331,7 +332,8 @@ impl Queue {
     }
 }
 
-type Closed = (Draft, Vec<(Answer, u32)>);
+/// A batch, its record, and who waits for it.
+type Closed = (Draft, Result<Record, String>, Vec<(Answer, u32)>);
 
 /// Joins portions and closes batches: full ones at once, the rest when nothing more is waiting.
 async fn batch_portions(
@@ -366,7 +368,7 @@ async fn batch_portions(
     }
 }
 
-/// Sends a batch to the writer, in order; large ones are deflated on another thread meanwhile.
+/// Sends a batch to the writer, in order; large ones are made records of on another thread meanwhile.
 async fn hand_over(
     batch: Batch,
     answers: Vec<(Answer, u32)>,
@@ -377,10 +379,12 @@ async fn hand_over(
     let place = drafts.reserve().await.ok()?;
     let (closed_tx, closed) = oneshot::channel();
     let level = settings.compression_level;
-    let large = batch.is_large() && level > 0;
+    let large = batch.is_large();
     let close = move || {
-        let draft = batch.close(level);
-        drop(closed_tx.send((draft, answers)));
+        let mut draft = batch.close(level);
+        let record = draft.record();
+        draft.events.bytes = Vec::new();
+        drop(closed_tx.send((draft, record, answers)));
     };
     if large {
         tokio::task::spawn_blocking(close);
@@ -453,10 +457,12 @@ impl Server {
         let mut next = Some(first);
         while let Some(closed) = next {
             // The sender is dropped only when deflating panicked: its sources then hear "closed".
-            if let Ok((draft, waiting)) = runtime.block_on(closed) {
-                bytes += draft.events.bytes.len() as u64;
+            if let Ok((draft, record, waiting)) = runtime.block_on(closed) {
+                bytes += record
+                    .as_ref()
+                    .map_or(0, |record| record.bytes.len() as u64);
                 self.vital.fetch_sub(vital(&draft.facts), Ordering::Relaxed);
-                match self.append(&draft, &waiting) {
+                match record.and_then(|record| self.append(&draft, record, &waiting)) {
                     Ok(last) => {
                         let mut seq = last + 1 - u64::from(draft.events.count);
                         for (answer, count) in waiting {
@@ -487,11 +493,20 @@ impl Server {
     }
 
     /// Appends, waiting as long as it takes: the queue is full, or its disk is.
-    fn append(&mut self, draft: &Draft, waiting: &[(Answer, u32)]) -> Result<u64, String> {
+    fn append(
+        &mut self,
+        draft: &Draft,
+        record: Record,
+        waiting: &[(Answer, u32)],
+    ) -> Result<u64, String> {
+        let mut record = Some(record);
         let mut said = false;
         loop {
             let behind = self.vital.load(Ordering::Relaxed);
-            match self.writer.append_before(draft, behind, clock::now()) {
+            let appended = self
+                .writer
+                .append_record(draft, &mut record, behind, clock::now());
+            match appended {
                 Ok(last) => return Ok(last),
                 Err(AppendError::Impossible(why)) => return Err(why),
                 // At a stop: sources that were given up wait for no answer, and nothing was promised.

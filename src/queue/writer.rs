@@ -24,9 +24,9 @@ use super::ledger::Ledger;
 use super::locked;
 use super::log;
 use super::log::LogReader;
-use super::record;
 use super::record::Draft;
 use super::record::Header;
+use super::record::Record;
 use super::recover;
 use super::recover::OpenError;
 use super::recover::OpenReport;
@@ -78,7 +78,7 @@ impl fmt::Display for AppendError {
 /// A record that is written but not yet durable.
 #[derive(Debug)]
 struct Pending {
-    bytes: Vec<u8>,
+    record: Record,
     header: Header,
     route: Route,
     parts: Vec<Part>,
@@ -256,26 +256,30 @@ impl Writer {
     /// # Errors
     /// [`AppendError`]; the log is as it was.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Result<u64, AppendError> {
-        self.append_before(draft, 0, now)
+        let record = draft.record().map_err(AppendError::Impossible)?;
+        self.append_record(draft, &mut Some(record), 0, now)
     }
 
-    /// [`Writer::append`] of a draft behind which so many facts wait that may use the reserve. None goes
-    /// before another, so it may use it too.
+    /// [`Writer::append`] of a draft and its record, which is taken, behind which so many facts wait that
+    /// may use the reserve. None goes before another, so it may use it too.
     ///
     /// # Errors
-    /// As [`Writer::append`].
-    pub fn append_before(
+    /// As [`Writer::append`]; the record is left.
+    pub(crate) fn append_record(
         &mut self,
         draft: &Draft,
+        taken: &mut Option<Record>,
         behind: usize,
         now: Timestamp,
     ) -> Result<u64, AppendError> {
         if self.removed {
             return Err(AppendError::Disk(removed()));
         }
-        let mut bytes = draft.record().map_err(AppendError::Impossible)?;
+        let Some(record) = taken else {
+            return Err(AppendError::Impossible("its record was taken".to_owned()));
+        };
         let vital = behind > 0 || draft.facts.iter().any(Fact::is_vital);
-        let need = bytes.len() as u64;
+        let need = record.bytes.len() as u64;
         // Events stop one segment short of the limit, so that fires and run ends always have room.
         let limit = self.settings.max_bytes - if vital { 0 } else { self.segment_bytes };
         if self.total_bytes() + need > limit {
@@ -293,24 +297,24 @@ impl Writer {
         }
         let settled = self.active.synced == self.active.end;
         let header = draft.header(self.next_number, self.next_seq, settled, now);
-        record::seal(&mut bytes, self.active.place(), header);
-        let mut written = self.active.file.write_at(self.active.end, &bytes);
+        record.seal(self.active.place(), header);
+        let mut written = self.active.file.write_at(self.active.end, &record.bytes);
         if written.is_err() && vital && self.reserve.give_most(&*self.disk) {
-            written = self.active.file.write_at(self.active.end, &bytes);
+            written = self.active.file.write_at(self.active.end, &record.bytes);
         }
         written.map_err(AppendError::Disk)?;
         self.active.end += need;
         self.since_checkpoint += need;
         self.next_number += 1;
         self.next_seq += u64::from(header.count);
-        self.tail.push(Pending {
-            bytes,
+        self.tail.extend(taken.take().map(|record| Pending {
+            record,
             header,
             route: draft.route.clone(),
             parts: draft.parts.clone(),
             facts: draft.facts.clone(),
             counters: draft.counters,
-        });
+        }));
         Ok(self.next_seq - 1)
     }
 
@@ -397,9 +401,10 @@ impl Writer {
         };
         let mut fresh = create_over(&*self.disk, &self.dir, head)?;
         for pending in &mut self.tail {
-            record::seal(&mut pending.bytes, fresh.place(), pending.header);
-            fresh.file.write_at(fresh.end, &pending.bytes)?;
-            fresh.end += pending.bytes.len() as u64;
+            let Pending { record, header, .. } = pending;
+            record.seal(fresh.place(), *header);
+            fresh.file.write_at(fresh.end, &record.bytes)?;
+            fresh.end += record.bytes.len() as u64;
         }
         fresh.file.sync()?;
         fresh.synced = fresh.end;
@@ -537,7 +542,7 @@ impl Writer {
         let uncounted: u64 = self
             .tail
             .iter()
-            .map(|pending| pending.bytes.len() as u64)
+            .map(|pending| pending.record.bytes.len() as u64)
             .sum();
         Position {
             segment: self.active.id,

@@ -148,7 +148,7 @@ fn head(out: &mut String, status: &Status, look: Look) {
 
 /// What became of events that were neither acknowledged nor wait; columns of zeros are left out, and
 /// what is there adds up to the events that were captured.
-const FATES: [(&str, Paint, fn(&Output) -> u64); 6] = [
+const FATES: [Fate; 6] = [
     ("BEFORE IT", Paint::None, |output| output.before_events),
     ("NOT FOR IT", Paint::None, |output| output.not_mine_events),
     ("ASIDE", Paint::Bad, |output| output.set_aside_events),
@@ -156,6 +156,9 @@ const FATES: [(&str, Paint, fn(&Output) -> u64); 6] = [
     ("SKIPPED", Paint::None, |output| output.skipped_events),
     ("DAMAGED", Paint::Bad, |output| output.damaged_events),
 ];
+
+/// A column's name, how what is not zero looks, and its number.
+type Fate = (&'static str, Paint, fn(&Output) -> u64);
 
 fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
     let mut fates = FATES.to_vec();

@@ -312,7 +312,7 @@ impl Bench {
                     &draft.counters,
                 );
                 let given = Given {
-                    body: Arc::new(draft.record().unwrap()[record::HEADER_BYTES..].to_vec()),
+                    body: Arc::new(draft.record().unwrap().bytes[record::HEADER_BYTES..].to_vec()),
                     seq,
                     count: draft.events.count,
                     ledger: Arc::new(folded),
