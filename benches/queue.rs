@@ -1,7 +1,7 @@
 //! What it costs to make events durable: the queue's writer against a plain program.
 //!
 //! First the writer alone, which appends and commits records of events of 300 bytes; then the whole
-//! queue, where sources on other threads hand events over and wait until they are captured. Which
+//! queue, where sources on other threads hand events over, as many at a time as runs do. Which
 //! records shared a sync is read from the log afterwards; the plain program then appends blocks of just
 //! those sizes to a file of the same folder, with one write and one fdatasync each. The goal is for
 //! events that are stored as they are: where they are deflated, deflating is what costs. Where sources
@@ -14,6 +14,7 @@
     reason = "a benchmark prints, and ends at the first fault"
 )]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -26,6 +27,7 @@ use spoolbeat::disk::Disk;
 use spoolbeat::disk::OsDisk;
 use spoolbeat::event::Frames;
 use spoolbeat::event::Stream;
+use spoolbeat::queue::Captured;
 use spoolbeat::queue::Counters;
 use spoolbeat::queue::Durability;
 use spoolbeat::queue::Intake;
@@ -242,12 +244,25 @@ fn settings(compression_level: u32) -> Settings {
     }
 }
 
-/// Hands over, and waits each time until it is captured.
+/// Portions that a run, a file or a connection hands over before the first must have been captured.
+const UNCAPTURED_MAX: usize = 4;
+
+/// Hands over, and waits until it is captured, as those do.
 async fn source(intake: Intake, portion: Portion, count: u64) {
+    let mut underway = VecDeque::new();
     for _ in 0..count {
-        let captured = intake.submit(portion.clone()).await.unwrap();
-        captured.await.unwrap().unwrap();
+        if underway.len() >= UNCAPTURED_MAX {
+            captured(&mut underway).await;
+        }
+        underway.push_back(intake.submit(portion.clone()).await.unwrap());
     }
+    while !underway.is_empty() {
+        captured(&mut underway).await;
+    }
+}
+
+async fn captured(underway: &mut VecDeque<Captured>) {
+    underway.pop_front().unwrap().await.unwrap().unwrap();
 }
 
 /// Log events as they deflate in practice.

@@ -555,9 +555,7 @@ impl Writer {
     /// # Errors
     /// What the disk said.
     pub fn oldest(&self) -> io::Result<(Position, u64)> {
-        let Some(id) = self.sealed.keys().next().copied() else {
-            return Ok((self.durable_end(), self.next_seq));
-        };
+        let id = *self.sealed.keys().next().unwrap_or(&self.active.id);
         let at = Position {
             segment: id,
             offset: 0,

@@ -42,7 +42,7 @@ const STEPS: &[(&str, u64)] = &[
     ("segment-create", 3),
     ("segment-write", 12),
     ("segment-sync", 12),
-    ("segment-rename", 1),
+    ("segment-truncate", 1),
     ("segment-remove", 3),
     ("cursor-rename", 1),
     ("cursor-write", 6),
