@@ -438,8 +438,9 @@ const SOAKED: usize = 24;
 #[test]
 fn slow_10000_runs_leave_no_descriptor_process_cgroup_or_memory() {
     const RUNS: u64 = 10_000;
-    // What is bounded has come to its bound by then: each job keeps the results of 50 runs.
-    const WARM: u64 = 4_000;
+    // What is bounded has come to its bound by then: each job keeps the results of 50 runs, and the
+    // allocator what the largest batches needed.
+    const WARM: u64 = 8_000;
     const SAMPLED: u64 = 500;
     const PATIENCE: Duration = Duration::from_secs(1200);
     if skipped("slow_10000_runs_leave_no_descriptor_process_cgroup_or_memory") {
