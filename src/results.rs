@@ -19,6 +19,7 @@ use crate::cleanup;
 use crate::cleanup::Keep;
 use crate::cleanup::Kept;
 use crate::cleanup::State;
+use crate::clock;
 use crate::clock::Tick;
 use crate::disk;
 use crate::disk::Disk;
@@ -177,6 +178,10 @@ pub struct Swept {
     pub removed: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Results that are still there.
+    pub kept: u64,
+    /// How long it took to look at all that there were, before any was removed.
+    pub looked: Duration,
     /// Results and folders that could not be removed or looked at.
     pub failed: u64,
     /// The first failures in words.
@@ -397,6 +402,7 @@ impl Results {
     /// Blocks on the disk and looks at every result, so it is for now and then.
     #[must_use]
     pub fn sweep(&self, now: Timestamp, keep_of: &dyn Fn(&str) -> Keep, total_bytes: u64) -> Swept {
+        let began = clock::tick();
         let mut swept = Swept::default();
         let mut listing = Vec::new();
         match self.jobs() {
@@ -407,10 +413,12 @@ impl Results {
             }
             Err(note) => swept.fail(note),
         }
+        swept.looked = clock::tick().since(began);
         self.remove_all(
             &cleanup::sweep(now, &listing, keep_of, total_bytes),
             &mut swept,
         );
+        swept.kept = listing.len() as u64 - swept.removed;
         swept
     }
 

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::clock::Tick;
 use crate::queue::Ledger;
 use crate::results::Results;
+use crate::results::Swept;
 use crate::run::Outcome;
 use crate::spool::Change;
 use crate::status;
@@ -24,8 +25,10 @@ use crate::units::Timestamp;
 /// Least time between two sweeps: for so long results may be above their bounds.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// A sweep looks at every result, some 50 us apiece: the next one waits this many times as long as
-/// it took, so that many results cost a hundredth of a core and not more.
+/// A sweep looks at every result, some 50 us apiece: the next one waits this many times as long as it
+/// looked at those that stay, so that looking at them again costs a hundredth of a core and not more.
+/// Those that it removes do not count: else results would pile up wherever runs end fast, as each
+/// sweep would find more to remove and the next one wait longer for it.
 const SWEEP_REST: u32 = 100;
 
 /// Longest wait for the last sweep.
@@ -54,8 +57,8 @@ pub(super) struct Keeper {
     /// [`SWEEP_EVERY`], as with `run --once` from cron, would otherwise never sweep.
     swept_at: Option<Tick>,
     sweep: Option<JoinHandle<()>>,
-    /// How long the last sweep took, in milliseconds.
-    took_ms: Arc<AtomicU64>,
+    /// Least time from the beginning of the last sweep to the next one, in milliseconds.
+    rest_ms: Arc<AtomicU64>,
 }
 
 impl Keeper {
@@ -68,7 +71,7 @@ impl Keeper {
             complete: false,
             swept_at: None,
             sweep: None,
-            took_ms: Arc::new(AtomicU64::new(0)),
+            rest_ms: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -100,8 +103,7 @@ impl Keeper {
     /// Sweeps when it is time.
     pub(super) fn look_after(&mut self, now: Tick) {
         let busy = self.sweep.as_ref().is_some_and(|task| !task.is_finished());
-        let took = Duration::from_millis(self.took_ms.load(Ordering::Relaxed));
-        let rest = took.saturating_mul(SWEEP_REST).max(SWEEP_EVERY);
+        let rest = Duration::from_millis(self.rest_ms.load(Ordering::Relaxed));
         let early = self.swept_at.is_some_and(|at| now < at.after(rest));
         if !self.dirty || !self.complete || busy || early {
             return;
@@ -123,14 +125,13 @@ impl Keeper {
     fn start(&mut self, now: Tick) {
         self.dirty = false;
         self.swept_at = Some(now);
-        let took_ms = Arc::clone(&self.took_ms);
+        let rest_ms = Arc::clone(&self.rest_ms);
         let (results, keeps) = (self.results.clone(), self.keeps.clone());
         let total_bytes = self.total_bytes;
         self.sweep = Some(tokio::task::spawn_blocking(move || {
             let keep_of = |job: &str| keeps.get(job).copied().unwrap_or(KEEP_GONE);
             let swept = results.sweep(clock::now(), &keep_of, total_bytes);
-            let took = clock::tick().since(now);
-            took_ms.store(status::millis(took), Ordering::Relaxed);
+            rest_ms.store(status::millis(rest(&swept)), Ordering::Relaxed);
             for note in &swept.notes {
                 tracing::warn!(note, "a result cannot be removed");
             }
@@ -143,6 +144,14 @@ impl Keeper {
             }
         }));
     }
+}
+
+/// How long to wait after a sweep began: see [`SWEEP_REST`].
+fn rest(swept: &Swept) -> Duration {
+    let seen = swept.kept + swept.removed;
+    let share = swept.kept as f64 / seen.max(1) as f64;
+    let of_kept = swept.looked.mul_f64(share);
+    of_kept.saturating_mul(SWEEP_REST).max(SWEEP_EVERY)
 }
 
 /// Closes results that a dead daemon left open although the log knows how their runs ended: it died
@@ -175,5 +184,40 @@ pub(super) fn settle(results: &Results, ledger: &Ledger, now: Timestamp) {
         if let Err(note) = results.settle(&job, &run, outcome, at, reason) {
             tracing::warn!(job, %run, note, "the result cannot be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_stay_near_their_bounds_however_fast_runs_end() {
+        const KEPT: u64 = 1200;
+        const RUNS_PER_SECOND: u64 = 1000;
+        let (mut there, mut most) = (KEPT + 100_000, 0);
+        for sweep in 0..20 {
+            let swept = Swept {
+                looked: Duration::from_micros(50 * there),
+                removed: there - KEPT,
+                kept: KEPT,
+                ..Swept::default()
+            };
+            there = KEPT + rest(&swept).as_secs() * RUNS_PER_SECOND;
+            if sweep > 10 {
+                most = most.max(there);
+            }
+        }
+        assert!(most <= KEPT + 12 * RUNS_PER_SECOND, "{most}");
+    }
+
+    #[test]
+    fn many_results_that_are_kept_are_looked_at_seldom() {
+        let swept = Swept {
+            kept: 100_000,
+            looked: Duration::from_secs(5),
+            ..Swept::default()
+        };
+        assert_eq!(rest(&swept), Duration::from_secs(500));
     }
 }

@@ -81,6 +81,11 @@ impl Batch {
         self.portions += 1;
     }
 
+    /// What happened with its events.
+    pub(crate) fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+
     /// Closes the batch. Deflating takes milliseconds: not on the writer's thread.
     pub(crate) fn close(self, compression_level: u32) -> Draft {
         let raw = self.frames.bytes().len();

@@ -335,12 +335,11 @@ impl Queue {
 /// A batch, its record, and who waits for it.
 type Closed = (Draft, Result<Record, String>, Vec<(Answer, u32)>);
 
+/// A batch that is being closed, and how many of its facts may use the reserve.
+type Handed = (usize, oneshot::Receiver<Closed>);
+
 /// Joins portions and closes batches: full ones at once, the rest when nothing more is waiting.
-async fn batch_portions(
-    mut portions: Portions,
-    drafts: mpsc::Sender<oneshot::Receiver<Closed>>,
-    settings: Settings,
-) {
+async fn batch_portions(mut portions: Portions, drafts: mpsc::Sender<Handed>, settings: Settings) {
     while let Some(first) = portions.recv().await {
         let mut batch = Batch::default();
         let mut answers = Vec::new();
@@ -372,7 +371,7 @@ async fn batch_portions(
 async fn hand_over(
     batch: Batch,
     answers: Vec<(Answer, u32)>,
-    drafts: &mpsc::Sender<oneshot::Receiver<Closed>>,
+    drafts: &mpsc::Sender<Handed>,
     settings: &Settings,
 ) -> Option<()> {
     // The place in the order is taken first, so that at most BATCHES_WAITING_MAX are deflated at a time.
@@ -380,6 +379,7 @@ async fn hand_over(
     let (closed_tx, closed) = oneshot::channel();
     let level = settings.compression_level;
     let large = batch.is_large();
+    let vital = vital(batch.facts());
     let close = move || {
         let mut draft = batch.close(level);
         let record = draft.record();
@@ -391,7 +391,7 @@ async fn hand_over(
     } else {
         close();
     }
-    place.send(closed);
+    place.send((vital, closed));
     Some(())
 }
 
@@ -416,11 +416,7 @@ struct Server {
 }
 
 impl Server {
-    fn serve(
-        mut self,
-        mut drafts: mpsc::Receiver<oneshot::Receiver<Closed>>,
-        runtime: &tokio::runtime::Handle,
-    ) {
+    fn serve(mut self, mut drafts: mpsc::Receiver<Handed>, runtime: &tokio::runtime::Handle) {
         loop {
             let wait = self.wait();
             match runtime.block_on(clock::within(wait, drafts.recv())) {
@@ -448,20 +444,21 @@ impl Server {
     /// Appends what is waiting, syncs once, answers all.
     fn group(
         &mut self,
-        first: oneshot::Receiver<Closed>,
-        drafts: &mut mpsc::Receiver<oneshot::Receiver<Closed>>,
+        first: Handed,
+        drafts: &mut mpsc::Receiver<Handed>,
         runtime: &tokio::runtime::Handle,
     ) {
         let mut answers: Vec<(Answer, u64)> = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
-        while let Some(closed) = next {
+        while let Some((vital, closed)) = next {
+            let closed = runtime.block_on(closed);
+            self.vital.fetch_sub(vital, Ordering::Relaxed);
             // The sender is dropped only when deflating panicked: its sources then hear "closed".
-            if let Ok((draft, record, waiting)) = runtime.block_on(closed) {
+            if let Ok((draft, record, waiting)) = closed {
                 bytes += record
                     .as_ref()
                     .map_or(0, |record| record.bytes.len() as u64);
-                self.vital.fetch_sub(vital(&draft.facts), Ordering::Relaxed);
                 match record.and_then(|record| self.append(&draft, record, &waiting)) {
                     Ok(last) => {
                         let mut seq = last + 1 - u64::from(draft.events.count);
