@@ -1,4 +1,5 @@
-//! Keeps the results of runs within their bounds, and in step with the log after a crash.
+//! Keeps the results of runs within their bounds, and in step with the log after a crash; after each
+//! sweep memory that moments took is given back.
 //!
 //! Results are a projection: nothing here can fail a run. Works on blocking threads, never more
 //! than one at a time.
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::cleanup::Keep;
 use crate::clock;
 use crate::clock::Tick;
+use crate::process;
 use crate::queue::Ledger;
 use crate::results::Results;
 use crate::results::Swept;
@@ -142,6 +144,7 @@ impl Keeper {
                     "old results are removed"
                 );
             }
+            process::give_back_memory();
         }));
     }
 }

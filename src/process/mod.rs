@@ -362,6 +362,12 @@ pub fn bound_memory() {
     sys::set_heaps_max(HEAPS_MAX);
 }
 
+/// Gives what a burst took of memory, and nobody uses any more, back to the system: by itself the
+/// allocator keeps the most that ever came together. Takes milliseconds: for now and then.
+pub fn give_back_memory() {
+    sys::trim_heaps();
+}
+
 /// The machine's host name; `localhost` when the system does not say.
 #[must_use]
 pub fn hostname() -> String {

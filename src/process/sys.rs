@@ -93,6 +93,17 @@ pub(super) fn set_heaps_max(heaps: i32) {
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn set_heaps_max(_: i32) {}
 
+/// Gives free pages of all heaps back to the system.
+#[cfg(target_env = "gnu")]
+pub(super) fn trim_heaps() {
+    // SAFETY: a number only; it takes the heaps' locks itself.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries give back by themselves, or cannot.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn trim_heaps() {}
+
 /// Names this process, for `ps`.
 pub(super) fn set_name(name: &std::ffi::CStr) {
     // SAFETY: the kernel reads at most 16 bytes of a string that outlives the call.
