@@ -4,9 +4,9 @@
 //! queue, where sources on other threads hand events over, as many at a time as runs do. Which
 //! records shared a sync is read from the log afterwards; the plain program then appends blocks of just
 //! those sizes to a file of the same folder, with one write and one fdatasync each. The goal is for
-//! events that are stored as they are: where they are deflated, deflating is what costs. Where sources
-//! have no core of their own, they take their time from the writer.
-//! `cargo bench --bench queue`; `SPOOLBEAT_BENCH_BYTES` sets the bytes of a run (64 MiB).
+//! events that are stored as they are: where they are deflated, deflating is what costs. One source that
+//! hands over single events measures how long threads take to wake each other, beside the sync.
+//! `cargo bench --bench queue`; `SPOOLBEAT_BENCH_BYTES` sets the bytes of a run (256 MiB).
 
 #![expect(
     clippy::unwrap_used,
@@ -48,7 +48,7 @@ use tokio::runtime::Runtime;
 const EVENT_BYTES: usize = 300;
 
 /// Most commits of a run: where each holds little, the run ends before its bytes are written.
-const COMMITS_MAX: u64 = 1000;
+const COMMITS_MAX: u64 = 3000;
 
 /// Each figure is the best of so many runs, ours and theirs in turn.
 const ROUNDS: usize = 5;
@@ -73,7 +73,7 @@ fn main() {
     let bytes: u64 = std::env::var("SPOOLBEAT_BENCH_BYTES")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(64 << 20);
+        .unwrap_or(256 << 20);
     let work = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -212,9 +212,14 @@ fn ours(
     let portion = portion(events);
     let level = queue.level();
     let took = runtime.block_on(async {
+        // The plain program's bytes are there too when its clock starts.
+        let made: Vec<Vec<Portion>> = (0..sources)
+            .map(|_| (0..each).map(|_| portion.clone()).collect())
+            .collect();
         let started = Instant::now();
-        let tasks: Vec<_> = (0..sources)
-            .map(|_| tokio::spawn(source(queue.intake(), portion.clone(), each)))
+        let tasks: Vec<_> = made
+            .into_iter()
+            .map(|portions| tokio::spawn(source(queue.intake(), portions)))
             .collect();
         for task in tasks {
             task.await.unwrap();
@@ -248,13 +253,13 @@ fn settings(compression_level: u32) -> Settings {
 const UNCAPTURED_MAX: usize = 4;
 
 /// Hands over, and waits until it is captured, as those do.
-async fn source(intake: Intake, portion: Portion, count: u64) {
+async fn source(intake: Intake, portions: Vec<Portion>) {
     let mut underway = VecDeque::new();
-    for _ in 0..count {
+    for portion in portions {
         if underway.len() >= UNCAPTURED_MAX {
             captured(&mut underway).await;
         }
-        underway.push_back(intake.submit(portion.clone()).await.unwrap());
+        underway.push_back(intake.submit(portion).await.unwrap());
     }
     while !underway.is_empty() {
         captured(&mut underway).await;

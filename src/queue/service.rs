@@ -450,6 +450,9 @@ impl Server {
     ) {
         let mut answers: Vec<(Answer, u64)> = Vec::new();
         let mut bytes = 0;
+        // What comes while these are appended is for the next sync: else all that sources may have
+        // underway would be in this one, and nothing be made ready beside it.
+        let mut waiting_max = drafts.len();
         let mut next = Some(first);
         while let Some((vital, closed)) = next {
             let closed = runtime.block_on(closed);
@@ -475,7 +478,8 @@ impl Server {
                     }
                 }
             }
-            next = if bytes < GROUP_BYTES_MAX {
+            next = if waiting_max > 0 && bytes < GROUP_BYTES_MAX {
+                waiting_max -= 1;
                 drafts.try_recv().ok()
             } else {
                 None
