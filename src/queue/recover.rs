@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,12 +29,16 @@ use super::segment::BadHead;
 use super::segment::Position;
 use super::settled;
 use crate::disk::Disk;
+use crate::disk::DiskFile;
 use crate::disk::Entry;
 use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::disk::Replace;
 use crate::disk::UNFINISHED;
 use crate::units::Timestamp;
+
+/// Bytes of a segment that are in memory at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Why a queue could not be opened. It is untouched then.
 #[derive(Debug)]
@@ -445,8 +450,8 @@ fn fold(found: &mut Recovered, expected: &mut Option<u64>, record: &log::Found, 
     found.end = record.next;
 }
 
-/// Writes the last segment once more, without what follows its last whole record, when the newest
-/// checkpoint does not cover it. The daemon that wrote it may have died before its sync, or after one
+/// Writes what the newest checkpoint does not cover of the last segment once more, without what follows
+/// its last whole record. The daemon that wrote it may have died before its sync, or after one
 /// that failed: then the bytes are read from memory, and are nowhere else. What is counted from here on
 /// must be on the medium.
 pub(crate) fn renew_tail(
@@ -476,23 +481,62 @@ pub(crate) fn renew_tail(
     if *bytes > keep {
         keep_tail(&**disk, dir, (end, *bytes), now);
     }
-    let path = dir.join(segment::file_name(*last));
-    let mut whole = vec![0; usize::try_from(keep).map_err(io::Error::other)?];
-    let file = disk.open(&path, Open::Write)?;
-    if file.read_at(0, &mut whole)? < whole.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let in_place = file
-        .truncate(keep)
-        .and_then(|()| file.write_at(0, &whole))
-        .and_then(|()| file.sync());
-    // In place, as a full disk has no room for a second copy; a bad spot of the disk wants another place.
-    if in_place.is_err() {
-        disk.replace(&path, &whole, Replace::Durable)?;
-    }
+    // What the checkpoint covers is on the medium.
+    let from = match found.covered.segment == *last {
+        true => found.covered.offset.min(keep),
+        false => 0,
+    };
+    rewrite(&**disk, &dir.join(segment::file_name(*last)), from..keep)?;
     found.torn_bytes = *bytes - keep;
     *bytes = keep;
     Ok(())
+}
+
+/// Writes these bytes of a file over themselves, ends it behind them and syncs it. In place, as a full
+/// disk has no room for a second copy; a bad spot of the disk wants another place.
+fn rewrite(disk: &dyn Disk, path: &Path, bytes: Range<u64>) -> io::Result<()> {
+    let file = disk.open(path, Open::Write)?;
+    let known = pieces(&*file, 0..bytes.end, |_, _| Ok(()))?;
+    let in_place = file
+        .truncate(bytes.end)
+        .and_then(|()| pieces(&*file, bytes.clone(), |at, piece| file.write_at(at, piece)))
+        .and_then(|_| file.sync());
+    if in_place.is_ok() {
+        return Ok(());
+    }
+    let mut whole = Vec::new();
+    let again = pieces(&*file, 0..bytes.end, |_, piece| {
+        whole.extend_from_slice(piece);
+        Ok(())
+    })?;
+    // After a failed sync the disk may give back what it had before: the next start looks anew.
+    if again != known {
+        let what = "the disk gave back other bytes after it had failed";
+        return Err(io::Error::other(what));
+    }
+    disk.replace(path, &whole, Replace::Durable)
+}
+
+/// Reads these bytes of a file piece by piece; returns their checksum.
+fn pieces(
+    file: &dyn DiskFile,
+    bytes: Range<u64>,
+    mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<u32> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut checksum = crc32fast::Hasher::new();
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let size = (bytes.end - at).min(PIECE_BYTES as u64);
+        let piece = &mut piece[..usize::try_from(size).map_err(io::Error::other)?];
+        if file.read_at(at, piece)? < piece.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        checksum.update(piece);
+        take(at, piece)?;
+        at += size;
+    }
+    Ok(checksum.finalize())
 }
 
 /// Where the last whole record of a segment of so many bytes ends.

@@ -82,10 +82,11 @@ impl Settled {
         }
     }
 
-    /// Forgets what lay before the oldest segment that is kept, and its first record and event.
+    /// Forgets what lay before the oldest segment that is kept, and its first record and event; not
+    /// what lay just before them, which an output may not have passed.
     pub(super) fn forget_before(&mut self, segment: u64, record: u64, event: u64) {
-        self.records.retain(|(_, end)| *end > record);
-        self.events.retain(|(_, end)| *end > event);
+        self.records.retain(|(_, end)| *end >= record);
+        self.events.retain(|(_, end)| *end >= event);
         self.heads.retain(|head| *head >= segment);
         for ranges in [&mut self.records, &mut self.events] {
             ranges.drain(..ranges.len().saturating_sub(RANGES_MAX));
@@ -168,7 +169,7 @@ mod tests {
         ] {
             assert_eq!(settled.covers(&place(records, events)), covered);
         }
-        settled.forget_before(1, 6, 50);
+        settled.forget_before(1, 7, 51);
         assert!(settled.covers(&place((7, 9), (70, 90))));
         assert!(!settled.covers(&place((3, 5), (30, 50))) && !settled.covers_head(0));
     }

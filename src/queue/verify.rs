@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::cursor;
+use super::cursor::Cursor;
 use super::inspect::Survey;
 use super::inspect::first;
 use super::inspect::first_head;
@@ -101,6 +103,11 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
     let start = first(&**disk, dir).map_err(at_dir)?;
     let head = first_head(&**disk, dir).map_err(at_dir)?;
     let mut expected = head.map(|head| (head.first_number, head.first_seq));
+    if let Some(head) = expected
+        && needed(&survey.cursors).is_some_and(|needed| needed < head.1)
+    {
+        walk.before(disk, dir, start, head).map_err(at_dir)?;
+    }
     let mut reader = LogReader::new(disk.clone(), dir, start);
     let end = loop {
         let before = reader.position();
@@ -155,7 +162,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
         walk.lost(survey.end, what, (end, to), gone);
     }
     // A daemon never leaves a queue without one.
-    let needed = needed(survey);
+    let needed = needed(&survey.cursors).unwrap_or(next.1);
     if survey.segments.is_empty() && needed < next.1 {
         let what = format!(
             "no segment is left: {} that an output has not passed are missing",
@@ -172,10 +179,9 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
 }
 
 /// The first event that an output of the configuration has not passed.
-fn needed(survey: &Survey) -> u64 {
-    let cursors = survey.cursors.iter().filter(|(_, cursor)| !cursor.frozen);
-    let needed = cursors.map(|(_, cursor)| cursor.seq).min();
-    needed.unwrap_or(survey.ledger.next_seq)
+fn needed(cursors: &[(String, Cursor)]) -> Option<u64> {
+    let cursors = cursors.iter().filter(|(_, cursor)| !cursor.frozen);
+    cursors.map(|(_, cursor)| cursor.seq).min()
 }
 
 /// Numbers of records and events, each from the first to the one behind the last, as people say them.
@@ -268,6 +274,29 @@ impl Walk<'_> {
         let lost = Some(lost).filter(|_| is_known);
         let place = lost.map(|_| Place { from, to, lost });
         self.say(at, what, place);
+    }
+
+    /// Looks for events before the oldest segment that an output has not passed: a daemon removes a
+    /// segment only when all have, durably.
+    fn before(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        start: Position,
+        (number, seq): (u64, u64),
+    ) -> io::Result<()> {
+        // Since the survey they may have.
+        let cursors = cursor::all(&**disk, dir)?.found;
+        let needed = needed(&cursors).unwrap_or(seq);
+        if needed < seq {
+            let what = format!(
+                "{} before this place are missing, and an output has not passed them",
+                range("events", (needed, seq))
+            );
+            let gone = ((number, number), (needed, seq));
+            self.lost(start, what, (start, start), gone);
+        }
+        Ok(())
     }
 
     /// Looks at the heads of segments that hold something.

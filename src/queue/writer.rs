@@ -482,7 +482,7 @@ impl Writer {
             self.rotate(now)?;
             passed = self.active.place();
         }
-        if self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes) {
+        if self.needs_checkpoint() {
             self.checkpoint()?;
         }
         let mut passed_bytes: u64 = self
@@ -513,6 +513,13 @@ impl Writer {
             passed_bytes -= sealed.bytes;
         }
         Ok(())
+    }
+
+    /// Whether so much was captured since the last checkpoint that the next start should not have to
+    /// read more.
+    #[must_use]
+    pub fn needs_checkpoint(&self) -> bool {
+        self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes)
     }
 
     /// Writes a checkpoint of everything captured so far.

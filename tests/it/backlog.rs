@@ -149,6 +149,10 @@ fn slow_a_large_backlog_delays_the_start_by_nothing() {
     while writer.total_bytes() < gib << 30 {
         writer.append(&block, AT).unwrap();
         writer.commit(AT).unwrap();
+        // As the daemon does.
+        if writer.needs_checkpoint() {
+            writer.checkpoint().unwrap();
+        }
     }
     let bytes = writer.total_bytes();
     // As if it were killed: what came after the last checkpoint has to be read.

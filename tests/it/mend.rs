@@ -371,6 +371,30 @@ fn events_that_wait_and_whose_segments_are_gone_are_called_missing() {
     assert!(said(&doctor).contains(&lost), "{}", said(&doctor));
 }
 
+#[test]
+fn an_oldest_segment_that_is_gone_is_called_missing_and_can_be_settled() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting_in_two_segments(&mut logstash);
+    spool.settings("[stop]\ntimeout = \"100ms\"\n");
+    spool.stop();
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "seg");
+    let oldest = files(&spool).into_keys().find(is_segment).unwrap();
+    fs::remove_file(oldest).unwrap();
+    let (code, found) = verify(&spool);
+    assert_eq!(code, Some(1), "{found}");
+    let what = found["damage"][0]["what"].as_str().unwrap();
+    assert!(what.starts_with("events 1.."), "{what}");
+    assert!(!spool.command(&["doctor"]).status.success());
+    let (code, told) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(verify(&spool).0, Some(0));
+    logstash.open();
+    let status = start_and_send(&mut spool);
+    let damaged = status["outputs"][0]["damaged_events"].as_u64().unwrap();
+    assert!(damaged > 0, "{status}");
+    is_sound(&spool);
+}
+
 /// Everything in the queue's folder, by name.
 fn files(spool: &Spool) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(spool.root().join("queue")).unwrap();

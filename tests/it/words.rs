@@ -35,7 +35,7 @@ fn the_last_line_of_the_log_says_whether_all_events_are_acknowledged() {
     spool.stop();
     let words = spool.last_words();
     assert_eq!(
-        words["message"], "spoolbeat stops: all events are acknowledged",
+        words["message"], "spoolbeat stops: no event waits in the queue",
         "{words}"
     );
     assert_eq!(words["labels"]["exit"], "clean", "{words}");
@@ -64,7 +64,7 @@ fn run_once_says_why_it_did_not_succeed() {
     let output = spool.command(&["run", "--once", root.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(
-        said(&output).contains("not all runs succeeded; all events are acknowledged"),
+        said(&output).contains("not all runs succeeded; no event waits in the queue"),
         "{}",
         said(&output)
     );
@@ -72,7 +72,7 @@ fn run_once_says_why_it_did_not_succeed() {
     let output = spool.command(&["run", "--once", root.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
     assert!(
-        said(&output).contains("not all jobs could be loaded; all events are acknowledged"),
+        said(&output).contains("not all jobs could be loaded; no event waits in the queue"),
         "{}",
         said(&output)
     );
