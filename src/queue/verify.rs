@@ -103,9 +103,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
     let start = first(&**disk, dir).map_err(at_dir)?;
     let head = first_head(&**disk, dir).map_err(at_dir)?;
     let mut expected = head.map(|head| (head.first_number, head.first_seq));
-    if let Some(head) = expected
-        && needed(&survey.cursors).is_some_and(|needed| needed < head.1)
-    {
+    if let Some(head) = expected {
         walk.before(disk, dir, start, head).map_err(at_dir)?;
     }
     let mut reader = LogReader::new(disk.clone(), dir, start);
@@ -285,7 +283,7 @@ impl Walk<'_> {
         start: Position,
         (number, seq): (u64, u64),
     ) -> io::Result<()> {
-        // Since the survey they may have.
+        // Read now: since the survey they may have.
         let cursors = cursor::all(&**disk, dir)?.found;
         let needed = needed(&cursors).unwrap_or(seq);
         if needed < seq {
