@@ -11,10 +11,14 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::check;
 use super::new;
 use super::say;
+use crate::clock;
 use crate::config::JOB_FILE;
+use crate::config::Problem;
 use crate::config::check_name;
+use crate::config::draft_root;
 use crate::config::find_root;
 use crate::config::load_root;
 use crate::disk::Disk;
@@ -22,6 +26,8 @@ use crate::files;
 
 mod draft;
 mod execbeat;
+mod keys;
+mod logstash;
 mod scriptablebeat;
 mod telegraf;
 mod yaml;
@@ -33,6 +39,9 @@ const BAD_INPUT: u8 = 65;
 
 /// Cannot make a file: `EX_CANTCREAT` of sysexits(3).
 const CANNOT_MAKE: u8 = 73;
+
+/// A root that takes any job.
+const ANY_ROOT: &str = "[output.stdout]\n";
 
 /// Longest configuration that is read: far beyond what a person writes.
 const INPUT_BYTES_MAX: u64 = 1 << 20;
@@ -91,16 +100,21 @@ pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
     if let Err(why) = name_jobs(&mut imported.jobs, args.name.as_deref()) {
         return say::fail(BAD_INPUT, &why);
     }
+    if let Err(error) = check_aside(&mut imported, args.dry_run, disk) {
+        let line = format!("whether `spoolbeat check` takes all this could not be seen: {error}");
+        imported.left_out.push(line);
+    }
     if args.dry_run {
         return say::report(&report(&imported, None), 0);
     }
-    let jobs = match find_root(args.into.as_deref().or(given)) {
+    let dir = match find_root(args.into.as_deref().or(given)) {
         Ok(place) => match load_root(&place, &[]) {
-            Ok(root) => root.dir.join("jobs"),
+            Ok(root) => root.dir,
             Err(problems) => return say::fail_config(&problems),
         },
         Err(message) => return say::fail(say::BAD_CONFIG, &message),
     };
+    let jobs = dir.join("jobs");
     // All or nothing, as far as it can be known before.
     for job in &imported.jobs {
         let folder = jobs.join(&job.name);
@@ -120,7 +134,52 @@ pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
             return say::fail(CANNOT_MAKE, &message);
         }
     }
+    note_refused(&mut imported.jobs, &dir);
     say::report(&report(&imported, Some(&jobs)), 0)
+}
+
+/// Notes what is wrong with what belongs into spoolbeat.toml, and with jobs that are not made.
+fn check_aside(imported: &mut Import, with_jobs: bool, disk: &dyn Disk) -> io::Result<()> {
+    let aside = tempfile::tempdir()?;
+    let toml = aside.path().join("spoolbeat.toml");
+    if !imported.root.is_empty() {
+        files::make_file(&toml, &imported.root, 0o600)?;
+        let problems = match draft_root(aside.path(), &[]) {
+            Ok(draft) => draft.problems,
+            Err(problems) => problems,
+        };
+        let lines = problems.into_iter().map(|problem| {
+            let Problem { key, message, .. } = problem;
+            format!("what belongs into spoolbeat.toml has to be mended: {key}: {message}")
+        });
+        imported.left_out.extend(lines);
+    }
+    if with_jobs {
+        let root = aside.path().join("root");
+        disk.make_dir(&root)?;
+        files::make_file(&root.join("spoolbeat.toml"), ANY_ROOT, 0o600)?;
+        for job in &imported.jobs {
+            make(&root.join("jobs"), job, disk)?;
+        }
+        note_refused(&mut imported.jobs, &root);
+    }
+    Ok(())
+}
+
+/// Notes what `spoolbeat check` says against jobs in this root.
+fn note_refused(jobs: &mut [Draft], root: &Path) {
+    let problems = check::problems(root, clock::now());
+    for job in jobs {
+        let folder = format!("jobs/{}", job.name);
+        let of_job = |problem: &&Problem| {
+            let rest = problem.file.strip_prefix(&folder);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let lines = problems.iter().filter(of_job);
+        let lines =
+            lines.map(|problem| format!("it does not load before this is mended: {problem}"));
+        job.left_out.extend(lines);
+    }
 }
 
 /// What a configuration's text comes to.
@@ -146,14 +205,20 @@ fn import_known(text: &str) -> Result<Import, String> {
             None => Err(what.to_owned()),
         };
     }
-    let yaml = yaml::parse(text)?;
-    if yaml.get("scriptablebeat").is_some() {
+    let mut twice = Vec::new();
+    let yaml = keys::nested(yaml::parse(text)?, "", &mut twice);
+    let mut imported = if yaml.get("scriptablebeat").is_some() {
         scriptablebeat::import(&yaml)
-    } else if yaml.get("execbeat").is_some() || yaml.get("execbeat.commands").is_some() {
+    } else if yaml.get("execbeat").is_some() {
         execbeat::import(&yaml)
     } else {
         Err(what.to_owned())
-    }
+    }?;
+    let twice = twice.iter().map(|key| {
+        format!("{key} is written twice, with dots and without; the one without is taken")
+    });
+    imported.left_out.extend(twice);
+    Ok(imported)
 }
 
 /// Gives each job a name of its own.

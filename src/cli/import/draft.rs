@@ -116,8 +116,8 @@ pub(super) fn shell_word(word: &str) -> String {
 }
 
 /// Whether a value says yes, in YAML 1.1 (which PyYAML and older Go programs read) or 1.2.
-pub(super) fn truth(value: Option<&Value>) -> Option<bool> {
-    match value? {
+pub(super) fn truth(value: &Value) -> Option<bool> {
+    match value {
         Value::Bool(truth) => Some(*truth),
         Value::String(text) => match text.to_lowercase().as_str() {
             "yes" | "on" | "true" | "y" => Some(true),
@@ -128,12 +128,21 @@ pub(super) fn truth(value: Option<&Value>) -> Option<bool> {
     }
 }
 
-/// The texts of a list, or of a single text.
-pub(super) fn texts(value: Option<&Value>) -> Vec<String> {
+/// The texts of a list of scalars, or of a single one.
+pub(super) fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(items)) => items.iter().filter_map(text).collect(),
-        _ => Vec::new(),
+        Value::Array(items) => items.iter().map(text).collect(),
+        single => text(single).map(|text| vec![text]),
+    }
+}
+
+/// A duration: a number without a unit is of seconds, there as in Go programs.
+pub(super) fn duration(value: &Value) -> Option<String> {
+    let given = text(value)?.trim().to_owned();
+    match given.parse::<f64>() {
+        Ok(seconds) if given.contains('.') => Some(format!("{:.0}ms", seconds * 1000.0)),
+        Ok(_) => Some(format!("{given}s")),
+        Err(_) => (!given.is_empty()).then_some(given),
     }
 }
 

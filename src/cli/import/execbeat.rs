@@ -3,54 +3,59 @@
 //! Keys as of its documentation: `execs` with `cron` in 1.x, `commands` with `schedule` later; each
 //! with `command`, `args`, `document_type`, `fields`. It shipped one event a run, with all output.
 
-use serde_json::Map;
 use serde_json::Value;
 
 use super::Import;
 use super::draft::Draft;
 use super::draft::command_script;
+use super::draft::duration;
 use super::draft::text;
+use super::keys::Keys;
+use super::logstash;
 
 /// When a command is run that does not say it.
 const DEFAULT_SCHEDULE: &str = "@every 1m";
 
+/// Where events go that are to go nowhere else.
+const DEFAULT_HOST: &str = "localhost:5044";
+
 pub(super) fn import(yaml: &Value) -> Result<Import, String> {
-    let commands = [
-        "/execbeat/commands",
-        "/execbeat/execs",
-        "/execbeat.commands",
-    ]
-    .into_iter()
-    .find_map(|at| yaml.pointer(at)?.as_array())
-    .ok_or("no list execbeat.commands in it")?;
-    let jobs: Vec<Draft> = commands.iter().filter_map(job).collect();
-    if jobs.is_empty() {
-        return Err("execbeat.commands names no command".to_owned());
-    }
-    let hosts = super::draft::texts(yaml.pointer("/output/logstash/hosts"))
+    let yaml = Keys::new("", yaml);
+    let list = |value: &Value| value.as_array().cloned();
+    let commands = ["execbeat.commands", "execbeat.execs"]
         .into_iter()
-        .chain(super::draft::texts(yaml.pointer("/output.logstash/hosts")))
-        .collect::<Vec<_>>();
+        .find_map(|at| yaml.read(at, list))
+        .ok_or("no list execbeat.commands in it")?;
     let mut import = Import {
         program: "execbeat",
-        jobs,
         ..Import::default()
     };
-    match hosts.as_slice() {
-        [] => import.left_out.push(
-            "outputs other than output.logstash; write [output.lumberjack] with hosts".to_owned(),
-        ),
-        hosts => {
-            let hosts = super::draft::list(hosts);
-            import.root = format!("[output.lumberjack]\nhosts = {hosts}\n");
+    for (at, command) in commands.iter().enumerate() {
+        match job(&Keys::new("", command)) {
+            Some(draft) => import.jobs.push(draft),
+            None => import.left_out.push(format!(
+                "number {} of execbeat.commands: it names no command",
+                at + 1
+            )),
         }
     }
+    if import.jobs.is_empty() {
+        return Err("execbeat.commands names no command".to_owned());
+    }
+    if yaml.is_table("output.logstash") {
+        import.root = logstash::output(&yaml, DEFAULT_HOST, None, &mut import.left_out);
+    } else {
+        import.left_out.push(
+            "outputs other than output.logstash; write [output.lumberjack] with hosts".to_owned(),
+        );
+    }
+    import.left_out.extend(yaml.unread());
     Ok(import)
 }
 
-fn job(command: &Value) -> Option<Draft> {
-    let program = text(command.get("command")?)?;
-    let args = command.get("args").and_then(text).unwrap_or_default();
+fn job(command: &Keys) -> Option<Draft> {
+    let program = command.read("command", text)?;
+    let args = command.read("args", text).unwrap_or_default();
     // It split them at blanks and knew no quotes.
     let words: Vec<String> = std::iter::once(program.as_str())
         .chain(args.split(' ').filter(|word| !word.is_empty()))
@@ -59,17 +64,14 @@ fn job(command: &Value) -> Option<Draft> {
     let base = program.rsplit('/').next().unwrap_or(&program);
     let mut draft = Draft {
         name: command
-            .get("name")
-            .and_then(text)
+            .read("name", text)
             .unwrap_or_else(|| base.to_owned()),
         ..Draft::default()
     };
     draft.text("description", &format!("from execbeat: {program} {args}"));
-    let mut fields = match command.get("fields") {
-        Some(Value::Object(fields)) => fields.clone(),
-        _ => Map::new(),
-    };
-    if let Some(kind) = command.get("document_type").and_then(text) {
+    let fields = command.read("fields", |value| value.as_object().cloned());
+    let mut fields = fields.unwrap_or_default();
+    if let Some(kind) = command.read("document_type", text) {
         fields.insert("document_type".to_owned(), Value::from(kind));
         draft.leave_out("document_type is fields.document_type: events have no `type` any more");
     }
@@ -77,14 +79,13 @@ fn job(command: &Value) -> Option<Draft> {
     draft.section("script");
     draft.text("run", "run.sh");
     draft.text("language", "sh");
-    let timeout = command.get("timeout").and_then(text);
-    if let Some(timeout) = timeout {
+    if let Some(timeout) = command.read("timeout", duration) {
         draft.text("timeout", &timeout);
     }
     draft.section("schedule");
     let schedule = ["schedule", "cron"]
         .into_iter()
-        .find_map(|key| command.get(key).and_then(text))
+        .find_map(|key| command.read(key, text))
         .filter(|text| !text.trim().is_empty())
         .unwrap_or_else(|| DEFAULT_SCHEDULE.to_owned());
     schedule_line(&mut draft, schedule.trim());
@@ -102,6 +103,7 @@ fn job(command: &Value) -> Option<Draft> {
     draft
         .files
         .push(("run.sh".to_owned(), command_script(&words)));
+    draft.left_out.extend(command.unread());
     Some(draft)
 }
 

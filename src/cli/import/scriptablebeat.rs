@@ -7,38 +7,46 @@ use serde_json::Value;
 
 use super::Import;
 use super::draft::Draft;
-use super::draft::list;
+use super::draft::duration;
 use super::draft::quoted;
 use super::draft::text;
 use super::draft::texts;
 use super::draft::truth;
+use super::keys::Keys;
+use super::logstash;
 
 pub(super) const PROGRAM: &str = "Scriptable Beat";
+
+/// Where its keys are, and what its job is called if it has no name.
+const KEY: &str = "scriptablebeat";
+
+/// Where events went that were to go nowhere else.
+const DEFAULT_HOST: &str = "opencollector:5044";
 
 /// Keys that the program never read.
 const READ_NOWHERE: [(&str, &str); 6] = [
     (
-        "/scheduler/run_mode",
+        "scheduler.run_mode",
         "scheduler.run_mode was read nowhere; [schedule] keep_running = true does what it says",
     ),
     (
-        "/scheduler/restart_script_on_error",
+        "scheduler.restart_script_on_error",
         "scheduler.restart_script_on_error was read nowhere; [schedule] restart does what it says",
     ),
     (
-        "/scheduler/restart_script_on_crash",
+        "scheduler.restart_script_on_crash",
         "scheduler.restart_script_on_crash was read nowhere; [schedule] restart does what it says",
     ),
     (
-        "/logsource_name",
+        "logsource_name",
         "logsource_name was read nowhere; `fields` adds to each event",
     ),
     (
-        "/logging/level",
+        "logging.level",
         "logging.level was read nowhere; [log] level in spoolbeat.toml does what it says",
     ),
     (
-        "/logging/metrics/enabled",
+        "logging.metrics.enabled",
         "logging.metrics was read nowhere",
     ),
 ];
@@ -47,63 +55,67 @@ const READ_NOWHERE: [(&str, &str); 6] = [
 const FREQUENCY: &str = "1m";
 
 pub(super) fn import(yaml: &Value) -> Result<Import, String> {
-    let beat = &yaml["scriptablebeat"];
-    if !beat.is_object() {
+    if !yaml["scriptablebeat"].is_object() {
         return Err("there is nothing under `scriptablebeat:`".to_owned());
     }
+    let beat = &Keys::new(KEY, &yaml[KEY]);
+    let yaml = &Keys::new("", yaml);
+    yaml.has(KEY);
     let mut draft = Draft {
         name: beat
-            .get("beatIdentifier")
-            .and_then(text)
+            .read("beatIdentifier", text)
             .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| "scriptablebeat".to_owned()),
+            .unwrap_or_else(|| KEY.to_owned()),
         ..Draft::default()
     };
     draft.text("description", "from scriptablebeat.yml");
     let has_script = scripts(&mut draft, beat);
-    let sources = sources(beat);
-    if has_script {
-        schedule(&mut draft, beat);
-        for stream in ["stdout", "stderr"] {
-            capture(
-                &mut draft,
-                beat,
-                stream,
-                sources.iter().any(|source| source == stream),
-            );
-        }
-    }
-    if sources.iter().any(|source| source == "files") {
-        files(&mut draft, beat);
-    }
+    let sources = sources(beat, &mut draft);
+    let is_source = |name: &str| sources.iter().any(|source| source == name);
     for (at, why) in READ_NOWHERE {
-        if beat.pointer(at).is_some() || yaml.pointer(at).is_some() {
+        if beat.has(at) || yaml.has(at) {
             draft.leave_out(why);
         }
     }
-    if beat
-        .pointer("/data_stream/format")
-        .and_then(text)
-        .as_deref()
-        == Some("json")
-    {
+    if has_script {
+        schedule(&mut draft, beat);
+        for stream in ["stdout", "stderr"] {
+            capture(&mut draft, beat, stream, is_source(stream));
+        }
+    } else {
+        // Nothing was run, which is told.
+        for at in ["scheduler", "required_modules", "scripts", "language"] {
+            beat.has(at);
+        }
+        for at in ["capture", "stdout", "stderr"] {
+            beat.has(&format!("data_stream.{at}"));
+        }
+    }
+    if is_source("files") {
+        files(&mut draft, beat);
+    } else if beat.has("data_stream.files") {
+        draft
+            .leave_out("data_stream.files: moniror_sources does not name files, so none were read");
+    }
+    if beat.read("data_stream.format", text).as_deref() == Some("json") {
         draft.leave_out(
             "data_stream.format = json was never used; format = \"json\" under [capture.stdout] does what it says",
         );
     }
+    let root = root(yaml, beat, &mut draft);
+    draft.left_out.extend(beat.unread());
     Ok(Import {
         program: PROGRAM,
-        root: root(yaml, beat, &mut draft),
+        root,
         jobs: vec![draft],
-        left_out: Vec::new(),
+        left_out: yaml.unread(),
     })
 }
 
 /// `[script]` with its files; whether there is one.
-fn scripts(draft: &mut Draft, beat: &Value) -> bool {
+fn scripts(draft: &mut Draft, beat: &Keys) -> bool {
     let language = beat
-        .get("language")
-        .and_then(text)
+        .read("language", text)
         .unwrap_or_else(|| "bash".to_owned());
     let language = language.to_lowercase();
     let ending = match language.as_str() {
@@ -116,7 +128,7 @@ fn scripts(draft: &mut Draft, beat: &Value) -> bool {
             "language = {language}: it knew no such language and ran nothing; bash is written instead"
         ));
     }
-    let body = |key: &str| beat.pointer(&format!("/scripts/{key}")).and_then(text);
+    let body = |key: &str| beat.read(&format!("scripts.{key}"), text);
     let Some(scheduled) = body("scheduled_run") else {
         draft.leave_out("there is no scripts.scheduled_run, so nothing was ever run on a schedule");
         return false;
@@ -139,7 +151,7 @@ fn scripts(draft: &mut Draft, beat: &Value) -> bool {
         draft.leave_out("whether first_run has succeeded there: it is run once more here");
     }
     // A shell read them: some name several.
-    let modules = texts(beat.get("required_modules"));
+    let modules = beat.read("required_modules", texts).unwrap_or_default();
     let words = modules.iter().flat_map(|entry| entry.split_whitespace());
     let (options, modules): (Vec<&str>, Vec<&str>) = words.partition(|word| word.starts_with('-'));
     if !options.is_empty() {
@@ -170,8 +182,8 @@ fn is_empty(script: &str) -> bool {
     lines.all(|line| line.is_empty() || line.starts_with('#'))
 }
 
-fn schedule(draft: &mut Draft, beat: &Value) {
-    let given = beat.pointer("/scheduler/frequency").and_then(text);
+fn schedule(draft: &mut Draft, beat: &Keys) {
+    let given = beat.read("scheduler.frequency", text);
     let given = given.unwrap_or_else(|| FREQUENCY.to_owned());
     let (digits, unit) =
         given.split_at(given.len() - given.trim_start_matches(|c: char| c.is_ascii_digit()).len());
@@ -193,18 +205,26 @@ fn schedule(draft: &mut Draft, beat: &Value) {
 }
 
 /// The sources that are looked at: the key's real name is misspelled, its text says the other one.
-fn sources(beat: &Value) -> Vec<String> {
-    let stream = &beat["data_stream"];
-    ["moniror_sources", "monitor_sources"]
+fn sources(beat: &Keys, draft: &mut Draft) -> Vec<String> {
+    let sources: Vec<String> = ["moniror_sources", "monitor_sources"]
         .iter()
-        .flat_map(|key| texts(stream.get(key)))
+        .filter_map(|key| beat.read(&format!("data_stream.{key}"), texts))
+        .flatten()
         .map(|source| source.to_lowercase())
-        .collect()
+        .collect();
+    for source in &sources {
+        if !["stdout", "stderr", "files"].contains(&source.as_str()) {
+            draft.leave_out(format!(
+                "{source} in moniror_sources: there is no such source"
+            ));
+        }
+    }
+    sources
 }
 
-fn capture(draft: &mut Draft, beat: &Value, stream: &str, is_source: bool) {
-    let flag =
-        |key: &str| truth(beat.pointer(&format!("/data_stream/{stream}/{key}"))).unwrap_or(false);
+fn capture(draft: &mut Draft, beat: &Keys, stream: &str, is_source: bool) {
+    let truth_at = |at: String| beat.read(&at, truth).unwrap_or(false);
+    let flag = |key: &str| truth_at(format!("data_stream.{stream}.{key}"));
     let goals = [
         ("report_as_log_in_stream", "events"),
         ("report_as_error_in_stream", "errors"),
@@ -220,8 +240,7 @@ fn capture(draft: &mut Draft, beat: &Value, stream: &str, is_source: bool) {
         ("startup_run", "startup"),
         ("scheduled_run", "run"),
     ];
-    let captured =
-        |key: &str| truth(beat.pointer(&format!("/data_stream/capture/{key}"))).unwrap_or(false);
+    let captured = |key: &str| truth_at(format!("data_stream.capture.{key}"));
     let phases: Vec<&str> = phases
         .into_iter()
         .filter(|(key, _)| captured(key))
@@ -247,19 +266,19 @@ fn capture(draft: &mut Draft, beat: &Value, stream: &str, is_source: bool) {
     }
 }
 
-fn files(draft: &mut Draft, beat: &Value) {
-    let at = |key: &str| beat.pointer(&format!("/data_stream/files/{key}"));
-    let paths = texts(at("paths"));
+fn files(draft: &mut Draft, beat: &Keys) {
+    let at = |key: &str| format!("data_stream.files.{key}");
+    let paths = beat.read(&at("paths"), texts).unwrap_or_default();
     if paths.is_empty() {
         draft.leave_out("files were monitored, but data_stream.files.paths names none");
         return;
     }
-    if truth(at("report_as_log_in_stream")) == Some(false) {
+    if beat.read(&at("report_as_log_in_stream"), truth) == Some(false) {
         draft.leave_out("data_stream.files.report_as_log_in_stream = false: files were read and thrown away; they are left alone now");
         return;
     }
     for key in ["report_as_error_in_stream", "log_in_beats_log"] {
-        if truth(at(key)) == Some(true) {
+        if beat.read(&at(key), truth) == Some(true) {
             draft.leave_out(format!(
                 "data_stream.files.{key}: lines of files are events"
             ));
@@ -268,7 +287,7 @@ fn files(draft: &mut Draft, beat: &Value) {
     draft.line("\n[[files]]");
     draft.texts("paths", &paths);
     draft.leave_out("file_positions.json: files are read from their beginning, so what is in them now is sent once more");
-    let after = at("after_reading").and_then(text);
+    let after = beat.read(&at("after_reading"), text);
     let after = match after.as_deref() {
         Some("delete") => "delete",
         Some("flush_to_empty") => "truncate",
@@ -278,64 +297,34 @@ fn files(draft: &mut Draft, beat: &Value) {
     if after != "keep" {
         draft.leave_out("files were deleted or emptied before they had arrived; now only after the acknowledgement");
     }
-    if at("folder_left_empty").and_then(text).as_deref() == Some("delete") && after == "delete" {
+    let folder = beat.read(&at("folder_left_empty"), text);
+    if folder.as_deref() == Some("delete") && after == "delete" {
         draft.text("empty_folder", "delete");
     }
 }
 
 /// What belongs into spoolbeat.toml.
-fn root(yaml: &Value, beat: &Value, draft: &mut Draft) -> String {
-    let logstash = yaml
-        .pointer("/output/logstash")
-        .cloned()
-        .unwrap_or_default();
-    let mut hosts = texts(logstash.get("hosts"));
-    if hosts.is_empty() {
-        hosts.push("opencollector:5044".to_owned());
-    }
-    if hosts.len() > 1 {
+fn root(yaml: &Keys, beat: &Keys, draft: &mut Draft) -> String {
+    let hosts = yaml.read("output.logstash.hosts", texts);
+    if hosts.is_some_and(|hosts| hosts.len() > 1) {
         draft.leave_out(
             "of several hosts only the first was used; now the next one is tried when one fails",
         );
     }
-    let mut out = format!("[output.lumberjack]\nhosts = {}\n", list(&hosts));
-    if let Some(timeout) = logstash.get("timeout").and_then(text) {
-        let unit = if timeout.ends_with(|c: char| c.is_ascii_digit()) {
-            "s"
-        } else {
-            ""
-        };
-        out.push_str(&format!(
-            "timeout = {}\n",
-            quoted(&format!("{timeout}{unit}"))
-        ));
-    }
-    if truth(logstash.get("ssl_enable")) == Some(true) {
-        out.push_str("ssl = { enabled = true }\n");
+    let tls = yaml.read("output.logstash.ssl_enable", truth);
+    if tls == Some(true) {
         draft.leave_out(
             "the certificate's name was never checked; now it is: see ssl in the manual",
         );
     }
-    let identifier = beat
-        .get("beatIdentifier")
-        .and_then(text)
-        .unwrap_or_default();
+    let mut out = logstash::output(yaml, DEFAULT_HOST, tls, &mut draft.left_out);
+    let identifier = beat.read("beatIdentifier", text).unwrap_or_default();
     out.push_str("\n[events]\nshape = \"opencollector\"\n");
     out.push_str(&format!("identifier = {}\n", quoted(&identifier)));
-    if truth(beat.get("heartbeatdisabled")) != Some(true) {
-        let every = beat
-            .get("heartbeatinterval")
-            .and_then(text)
-            .unwrap_or_else(|| "60".to_owned());
-        let unit = if every.ends_with(|c: char| c.is_ascii_digit()) {
-            "s"
-        } else {
-            ""
-        };
-        out.push_str(&format!(
-            "\n[heartbeat]\nevery = {}\n",
-            quoted(&format!("{every}{unit}"))
-        ));
+    let every = beat.read("heartbeatinterval", duration);
+    if beat.read("heartbeatdisabled", truth) != Some(true) {
+        let every = every.unwrap_or_else(|| "60s".to_owned());
+        out.push_str(&format!("\n[heartbeat]\nevery = {}\n", quoted(&every)));
     }
     out.push_str("\n[startup]\nrequire_output = true\n");
     out

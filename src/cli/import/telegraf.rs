@@ -10,13 +10,18 @@ use serde_json::Value;
 use super::Import;
 use super::draft::Draft;
 use super::draft::command_script;
+use super::draft::duration;
 use super::draft::shell_word;
 use super::draft::text;
 use super::draft::texts;
+use super::keys::Keys;
 
 /// Telegraf's own defaults.
 const INTERVAL: &str = "10s";
 const TIMEOUT: &str = "5s";
+
+/// A Logstash, as examples have it.
+const HOST: &str = "logstash:5044";
 
 pub(super) fn import(toml: &Value) -> Result<Import, String> {
     let inputs = match toml.pointer("/inputs/exec") {
@@ -24,44 +29,53 @@ pub(super) fn import(toml: &Value) -> Result<Import, String> {
         Some(input) => std::slice::from_ref(input),
         None => &[],
     };
-    let usual = toml.pointer("/agent/interval").and_then(text);
+    let keys = Keys::new("", toml);
+    keys.has("inputs.exec");
+    let usual = keys.read("agent.interval", duration);
     let usual = usual.unwrap_or_else(|| INTERVAL.to_owned());
     let mut import = Import {
         program: "Telegraf inputs.exec",
         ..Import::default()
     };
     for input in inputs {
-        let mut commands = texts(input.get("commands"));
-        commands.extend(texts(input.get("command")));
+        let keys = Keys::new("inputs.exec", input);
+        let mut commands = keys.read("commands", texts).unwrap_or_default();
+        commands.extend(keys.read("command", texts).unwrap_or_default());
         for command in commands {
-            import.jobs.push(job(input, &command, &usual)?);
+            import.jobs.push(job(&keys, &command, &usual)?);
         }
+        // What was read for one command was read for all.
+        import.left_out.extend(keys.unread());
     }
     if import.jobs.is_empty() {
         return Err("[[inputs.exec]] names no command".to_owned());
     }
-    let others = toml.get("inputs").and_then(Value::as_object);
-    let others = others.into_iter().flat_map(Map::keys);
-    for other in others.filter(|name| *name != "exec") {
-        import
-            .left_out
-            .push(format!("inputs.{other}: only inputs.exec runs commands"));
-    }
-    for section in ["outputs", "processors", "aggregators"] {
-        for name in toml
-            .get(section)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flat_map(Map::keys)
-        {
-            import.left_out.push(format!("{section}.{name}"));
+    for (section, why) in [
+        ("inputs", "only inputs.exec runs commands"),
+        ("outputs", "write an [output.NAME] for it"),
+        (
+            "processors",
+            "events are changed in the script or in Logstash",
+        ),
+        ("aggregators", "events are not metrics"),
+    ] {
+        let names = toml.get(section).and_then(Value::as_object);
+        for name in names.into_iter().flat_map(Map::keys) {
+            let name = format!("{section}.{name}");
+            if name != "inputs.exec" && keys.has(&name) {
+                import.left_out.push(format!("{name}: {why}"));
+            }
         }
     }
-    import.root = "[output.lumberjack]\nhosts = [\"logstash:5044\"]\n".to_owned();
+    import.left_out.extend(keys.unread());
+    import.root = format!("[output.lumberjack]\nhosts = [\"{HOST}\"]\n");
+    import.left_out.push(format!(
+        "where events go: {HOST} is made up; write your Logstash into [output.lumberjack]"
+    ));
     Ok(import)
 }
 
-fn job(input: &Value, command: &str, usual: &str) -> Result<Draft, String> {
+fn job(input: &Keys, command: &str, usual: &str) -> Result<Draft, String> {
     let words = split(command).ok_or_else(|| format!("`{command}`: a quote is not closed"))?;
     let Some((program, args)) = words.split_first() else {
         return Err("[[inputs.exec]] has an empty command".to_owned());
@@ -75,36 +89,38 @@ fn job(input: &Value, command: &str, usual: &str) -> Result<Draft, String> {
         ..Draft::default()
     };
     draft.text("description", &format!("from Telegraf: {command}"));
-    if let Some(Value::Object(tags)) = input.get("tags") {
-        draft.map("fields", tags);
+    if let Some(tags) = input.read("tags", |tags| tags.as_object().cloned()) {
+        draft.map("fields", &tags);
     }
     draft.section("script");
     draft.text("run", "run.sh");
     draft.text("language", "sh");
-    let variables: Map<String, Value> = texts(input.get("environment"))
+    let mut variables = Map::new();
+    for (at, pair) in input
+        .read("environment", texts)
+        .unwrap_or_default()
         .iter()
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (name.to_owned(), Value::from(value)))
-        .collect();
+        .enumerate()
+    {
+        match pair.split_once('=') {
+            Some((name, value)) => {
+                variables.insert(name.to_owned(), Value::from(value));
+            }
+            // It may be a secret: it is not shown.
+            None => draft.leave_out(format!(
+                "number {} of environment: it is not NAME=value",
+                at + 1
+            )),
+        }
+    }
     draft.map("env", &variables);
-    draft.text(
-        "timeout",
-        &input
-            .get("timeout")
-            .and_then(text)
-            .unwrap_or_else(|| TIMEOUT.to_owned()),
-    );
+    let timeout = input.read("timeout", duration);
+    draft.text("timeout", timeout.as_deref().unwrap_or(TIMEOUT));
     draft.section("schedule");
-    draft.text(
-        "every",
-        &input
-            .get("interval")
-            .and_then(text)
-            .unwrap_or_else(|| usual.to_owned()),
-    );
+    let interval = input.read("interval", duration);
+    draft.text("every", interval.as_deref().unwrap_or(usual));
     let format = input
-        .get("data_format")
-        .and_then(text)
+        .read("data_format", text)
         .unwrap_or_else(|| "json".to_owned());
     draft.section("capture.stdout");
     if format.starts_with("json") {
@@ -123,7 +139,7 @@ fn job(input: &Value, command: &str, usual: &str) -> Result<Draft, String> {
         "name_suffix",
         "ignore_error",
     ] {
-        if let Some(value) = input.get(key) {
+        if let Some(value) = input.read(key, text) {
             draft.leave_out(format!(
                 "{key} = {value}: events have no measurement; a run that fails is an event"
             ));

@@ -332,3 +332,211 @@ fn a_job_that_is_there_is_not_changed() {
     let error = make(dir.path(), &import.jobs[0], &OsDisk).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
 }
+
+/// All notes of an import.
+fn notes(import: &Import) -> String {
+    let of_jobs = import.jobs.iter().flat_map(|job| &job.left_out);
+    let all: Vec<&str> = of_jobs
+        .chain(&import.left_out)
+        .map(String::as_str)
+        .collect();
+    all.join("\n")
+}
+
+const EXECBEAT: &str = "execbeat.commands: [{ command: df, timeout: 5, shell: zsh }]\n";
+
+#[test]
+fn how_an_output_was_encrypted_is_carried_over_in_both_spellings() {
+    let dotted = "output.logstash.hosts: [\"logs:5044\"]
+output.logstash.loadbalance: true
+output.logstash.worker: 2
+output.logstash:
+  ssl.certificate_authorities: [\"/etc/ca.pem\"]
+  ssl.certificate: client.pem
+  ssl.key: /etc/client.key
+  ssl.verification_mode: certificate
+  ssl.key_passphrase: pa55
+  ttl: 60
+";
+    let nested = "output:
+  logstash:
+    hosts: logs:5044
+    loadbalance: true
+    worker: 2
+    ttl: 60s
+    ssl:
+      certificate_authorities: /etc/ca.pem
+      certificate: client.pem
+      key: /etc/client.key
+      verification_mode: certificate
+      key_passphrase: pa55
+";
+    for text in [dotted, nested] {
+        let import = imported(&format!("{EXECBEAT}{text}"));
+        assert_eq!(
+            import.root,
+            "[output.lumberjack]\nhosts = [\"logs:5044\"]\nloadbalance = true\nttl = \"60s\"\n\n\
+             [output.lumberjack.ssl]\ncertificate_authorities = [\"/etc/ca.pem\"]\n\
+             certificate = \"client.pem\"\nkey = \"/etc/client.key\"\n\
+             verification_mode = \"certificate\"\n"
+        );
+        let notes = notes(&import);
+        for wanted in [
+            "output.logstash.worker: each host has one connection",
+            "output.logstash.ssl.key_passphrase: keys have to be unencrypted",
+            "looked for beside spoolbeat.toml",
+        ] {
+            assert!(notes.contains(wanted), "{wanted} in {notes}");
+        }
+        assert!(!notes.contains("pa55"), "{notes}");
+    }
+}
+
+#[test]
+fn an_encrypted_output_never_becomes_a_plain_one() {
+    for text in [
+        "output.logstash: { hosts: [h], ssl.ca_sha256: abc }",
+        "output.logstash: { hosts: [h], ssl: { enabled: true } }",
+        "output.logstash: { hosts: [h], ssl.verification_mode: strict }",
+        "output.logstash: { hosts: [h], ssl.certificate_authorities: [\"-----BEGIN CERTIFICATE-----\"] }",
+    ] {
+        let import = imported(&format!("{EXECBEAT}{text}"));
+        assert!(
+            import.root.contains("[output.lumberjack.ssl]\n"),
+            "{}",
+            import.root
+        );
+        assert_eq!(
+            notes(&import).contains("output.logstash.ssl."),
+            !text.contains("true"),
+            "{text}: {}",
+            notes(&import)
+        );
+    }
+}
+
+#[test]
+fn each_key_that_is_not_read_is_told() {
+    let execbeat = format!(
+        "{EXECBEAT}processors: [{{ add_host_metadata: ~ }}]\nname: edge\noutput.elasticsearch.hosts: [h]\n"
+    );
+    let scriptable = SCRIPTABLE
+        .replace("  language:", "  unknown_key: 1\n  language:")
+        .replace("    stdout:\n", "    stdout:\n      sideways: true\n")
+        .replace("      - stderr\n", "      - stderr\n      - syslog\n")
+        .replace(
+            "    timeout: 20\n",
+            "    timeout: 20\n    ssl: { cipher: x }\n",
+        )
+        + "processors: [drop]\n";
+    let telegraf = "[global_tags]\na = 'b'\n[agent]\ninterval = 30\nhostname = 'x'\n[[inputs.exec]]\n\
+        commands = ['a', 'b']\nenvironment = ['BAD', 'A=b']\nmystery = 1\n[inputs.exec.tagpass]\nt = ['a']\n\
+        [[outputs.kafka]]\n[secretstores.x]\nid = 'y'\n"
+        .to_owned();
+    for (text, wanted) in [
+        (
+            execbeat,
+            &[
+                "shell: not known here",
+                "processors: events are changed",
+                "name: not known here",
+                "output.elasticsearch.hosts: not known here",
+                "outputs other than output.logstash",
+            ][..],
+        ),
+        (
+            scriptable,
+            &[
+                "scriptablebeat.unknown_key: not known here",
+                "scriptablebeat.data_stream.stdout.sideways: not known here",
+                "syslog in moniror_sources",
+                "output.logstash.ssl.cipher: not known here",
+                "output.logstash.hosts is written twice",
+                "processors: events are changed",
+            ],
+        ),
+        (
+            telegraf,
+            &[
+                "global_tags: write them",
+                "agent.hostname: not known here",
+                "number 1 of environment: it is not NAME=value",
+                "inputs.exec.mystery: not known here",
+                "inputs.exec.tagpass: nothing is filtered",
+                "outputs.kafka: ",
+                "secretstores.x.id: not known here",
+                "logstash:5044 is made up",
+            ],
+        ),
+    ] {
+        let notes = notes(&imported(&text));
+        for wanted in wanted {
+            assert!(notes.contains(wanted), "{wanted} in {notes}");
+        }
+    }
+}
+
+#[test]
+fn what_is_read_is_not_told_as_unknown() {
+    let plain = SCRIPTABLE.replace("output.logstash:\n  hosts: [\"ignored:1\"]\n", "");
+    let notes = notes(&imported(&plain));
+    assert!(!notes.contains("not known here"), "{notes}");
+    assert!(!notes.contains("written twice"), "{notes}");
+}
+
+#[test]
+fn the_hosts_of_a_scriptable_beat_are_its_own_in_both_spellings_and_made_up_ones_are_told() {
+    let (beat, _) = SCRIPTABLE.split_once("output.logstash:").unwrap();
+    for text in [
+        "output.logstash:\n  hosts: [\"oc-1:5044\"]\n",
+        "output.logstash.hosts: [\"oc-1:5044\"]\n",
+        "output:\n  logstash:\n    hosts: [\"oc-1:5044\"]\n",
+    ] {
+        let import = imported(&format!("{beat}{text}"));
+        let hosts = "hosts = [\"oc-1:5044\"]\n";
+        assert!(import.root.contains(hosts), "{text}: {}", import.root);
+        assert!(!notes(&import).contains("names no host"));
+    }
+    let import = imported(beat);
+    assert!(import.root.contains("hosts = [\"opencollector:5044\"]"));
+    assert!(notes(&import).contains("names no host; opencollector:5044 is written"));
+}
+
+#[test]
+fn a_number_is_seconds_wherever_a_duration_is_meant() {
+    let telegraf = "[agent]\ninterval = 30\n[[inputs.exec]]\ncommands = ['a']\ntimeout = 1.5\n";
+    let import = imported(telegraf);
+    let task = load(&import.jobs[0]).task.unwrap();
+    assert_eq!(task.schedule, Schedule::Every(Duration::from_secs(30)));
+    assert_eq!(task.script.timeout, Some(Duration::from_millis(1500)));
+    let task = load(&imported(EXECBEAT).jobs[0]).task.unwrap();
+    assert_eq!(task.script.timeout, Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn what_check_refuses_is_among_the_notes_of_its_job_and_of_the_root() {
+    let text = "execbeat.commands:\n  - { command: df, schedule: \"0 0 12 L * ?\" }\n  - { command: du }\n\
+        output.logstash: { hosts: [h], bulk_max_size: 1000000 }\n";
+    let mut import = imported(text);
+    check_aside(&mut import, true, &OsDisk).unwrap();
+    let refused = |draft: &Draft| draft.left_out.join("\n").contains("it does not load");
+    let jobs: Vec<bool> = import.jobs.iter().map(refused).collect();
+    assert_eq!(jobs, [true, false], "{}", notes(&import));
+    let notes = notes(&import);
+    assert!(notes.contains("jobs/df/job.toml:"), "{notes}");
+    assert!(notes.contains("schedule.cron: "), "{notes}");
+    assert!(
+        notes.contains("has to be mended: output.lumberjack.bulk_max_size: "),
+        "{notes}"
+    );
+    let text = SCRIPTABLE.replace(
+        "      - stderr\n",
+        "      - files\n    files:\n      paths: [\"/etc/x/*.log\"]\n      after_reading: delete\n",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    files::make_file(&dir.path().join("spoolbeat.toml"), ANY_ROOT, 0o600).unwrap();
+    let mut import = imported(&text);
+    make(&dir.path().join("jobs"), &import.jobs[0], &OsDisk).unwrap();
+    note_refused(&mut import.jobs, dir.path());
+    assert!(refused(&import.jobs[0]), "{:?}", import.jobs[0].left_out);
+}

@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Deepest nesting that is followed; people write configurations of five levels.
 const DEPTH_MAX: usize = 64;
 
-/// The first document of `text`. Keys that are no text are left out.
+/// The first document of `text`.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     let documents = Yaml::load_from_str(text).map_err(|error| format!("no valid YAML: {error}"))?;
     documents
@@ -33,11 +33,19 @@ fn value(yaml: &Yaml<'_>, depth: usize) -> Result<Value, String> {
             .collect::<Result<_, _>>()?,
         Yaml::Mapping(members) => members
             .iter()
-            .filter_map(|(key, item)| Some((key.as_str()?, item)))
-            .map(|(key, item)| Ok((key.to_owned(), value(item, depth + 1)?)))
+            .map(|(key, item)| Ok((name(key)?, value(item, depth + 1)?)))
             .collect::<Result<serde_json::Map<_, _>, String>>()?
             .into(),
         Yaml::Tagged(_, inner) => value(inner, depth + 1)?,
         _ => Value::Null,
     })
+}
+
+/// A key as text.
+fn name(key: &Yaml<'_>) -> Result<String, String> {
+    match value(key, DEPTH_MAX)? {
+        Value::String(text) => Ok(text),
+        Value::Array(_) | Value::Object(_) => Err("a key is a list or a map".to_owned()),
+        scalar => Ok(scalar.to_string()),
+    }
 }
