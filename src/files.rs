@@ -491,6 +491,13 @@ fn each_chunk(
     Ok(())
 }
 
+/// Whether a folder is on a file system that takes nothing: mounted for reading only, or made so by the
+/// kernel after an error.
+#[must_use]
+pub fn is_read_only(folder: &Path) -> bool {
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) == Err(rustix::io::Errno::ROFS)
+}
+
 /// Reads a whole plain file, refusing links, FIFOs, devices and more than `max` bytes.
 ///
 /// # Errors

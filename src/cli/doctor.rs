@@ -529,7 +529,11 @@ impl Doctor {
             show_bytes(used),
             show_bytes(max)
         );
-        if free < max.saturating_sub(used) {
+        if files::is_read_only(dir) {
+            let found = format!("{} is on a read-only file system", dir.display());
+            let fix = "`dmesg` may say why; have it checked, then `mount -o remount,rw`";
+            self.wrong("space", found, fix);
+        } else if free < max.saturating_sub(used) {
             let fix =
                 "make room, or set a lower [queue] max_bytes: when the disk is full, jobs wait";
             self.warn("space", found, fix);

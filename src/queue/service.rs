@@ -525,7 +525,7 @@ impl Server {
                         said = true;
                     }
                     self.tidy(Pressure::Pressed);
-                    let gives_up = matches!(refused, AppendError::Full) && self.give_up();
+                    let gives_up = refused.is_full() && self.give_up();
                     self.publish(Some(refused.to_string()));
                     clock::pause(if gives_up { GIVE_UP_EVERY } else { RETRY_EVERY });
                 }

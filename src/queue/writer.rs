@@ -5,6 +5,8 @@
 //! never trusted again; the unconfirmed tail is written to a new one. Cursors are durable before
 //! anything is removed. Must never know outputs' protocols or what an event says.
 
+mod tidy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -14,9 +16,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+pub use self::tidy::Pressure;
 use super::Settings;
 use super::checkpoint;
-use super::checkpoint::Checkpoint;
 use super::fact::Counters;
 use super::fact::Fact;
 use super::fact::Part;
@@ -63,6 +65,18 @@ pub enum AppendError {
     Disk(io::Error),
     /// It can never be appended.
     Impossible(String),
+}
+
+impl AppendError {
+    /// Whether there would be room if less were kept: the queue's own limit is reached, or its disk is
+    /// full.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Disk(error) => reserve::is_full(error),
+            Self::Impossible(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for AppendError {
@@ -451,98 +465,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes checkpoints when they are due and removes segments that nobody needs any more.
-    ///
-    /// `passed` is the lowest durable cursor of the outputs that hold the queue; `pressed` says that
-    /// an append is waiting for room.
-    ///
-    /// # Errors
-    /// What the disk said; try again later.
-    pub fn tidy(&mut self, passed: Position, pressed: Pressure, now: Timestamp) -> io::Result<()> {
-        self.check_home()?;
-        let mut tidied = self.let_go(passed, pressed, now);
-        let first = self.sealed.keys().next().unwrap_or(&self.active.id);
-        let frees = passed.segment > *first || passed >= self.active.place();
-        if frees && tidied.as_ref().is_err_and(reserve::is_full) && self.reserve.give(&*self.disk) {
-            tidied = self.let_go(passed, pressed, now);
-        }
-        self.reserve.take(&*self.disk, &self.dir);
-        tidied
-    }
-
-    fn let_go(
-        &mut self,
-        mut passed: Position,
-        pressed: Pressure,
-        now: Timestamp,
-    ) -> io::Result<()> {
-        let written = self.active.end > segment::HEAD_BYTES as u64;
-        if pressed == Pressure::Pressed && written && passed >= self.active.place() {
-            // All of it was passed: it may be the very room that is missing.
-            self.rotate(now)?;
-            passed = self.active.place();
-        }
-        if self.needs_checkpoint() {
-            self.checkpoint()?;
-        }
-        let mut passed_bytes: u64 = self
-            .sealed
-            .range(..passed.segment)
-            .map(|(_, sealed)| sealed.bytes)
-            .sum();
-        while let Some((id, sealed)) = self.sealed.first_key_value() {
-            let (id, sealed) = (*id, *sealed);
-            let unwanted = pressed == Pressure::Pressed
-                || self.sealed.len() > SEGMENTS_MAX
-                || passed_bytes > self.settings.retain_bytes
-                || now.since(sealed.at) > self.settings.retain_age;
-            if id >= passed.segment || !unwanted {
-                break;
-            }
-            if id >= self.older_checkpoint.segment {
-                self.checkpoint()?;
-                if id >= self.older_checkpoint.segment {
-                    self.checkpoint()?;
-                }
-            }
-            match self.disk.remove(&self.dir.join(segment::file_name(id))) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            self.sealed.remove(&id);
-            passed_bytes -= sealed.bytes;
-        }
-        Ok(())
-    }
-
-    /// Whether so much was captured since the last checkpoint that the next start should not have to
-    /// read more.
-    #[must_use]
-    pub fn needs_checkpoint(&self) -> bool {
-        self.since_checkpoint >= self.segment_bytes.max(2 * self.checkpoint_bytes)
-    }
-
-    /// Writes a checkpoint of everything captured so far.
-    ///
-    /// # Errors
-    /// What the disk said; the older ones stay.
-    pub fn checkpoint(&mut self) -> io::Result<()> {
-        let at = self.durable_end();
-        let next = Checkpoint {
-            id: self.last_checkpoint_id + 1,
-            epoch: self.epoch,
-            at,
-            ledger: locked(&self.ledger).clone(),
-        };
-        self.checkpoint_bytes = next.store(&*self.disk, &self.dir)?;
-        let former = std::mem::replace(&mut self.checkpoint_id, next.id);
-        self.last_checkpoint_id = next.id;
-        self.older_checkpoint = self.newest_checkpoint;
-        self.newest_checkpoint = at;
-        self.since_checkpoint = 0;
-        checkpoint::prune(&*self.disk, &self.dir, [former, next.id])
-    }
-
     /// The end of what is captured: outputs may read up to here.
     #[must_use]
     pub fn durable_end(&self) -> Position {
@@ -644,15 +566,6 @@ impl Writer {
             _ => Ok(()),
         }
     }
-}
-
-/// Whether something waits for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pressure {
-    /// Nothing waits.
-    None,
-    /// An append was refused as full.
-    Pressed,
 }
 
 /// Removes segments without a record from the end of the log, so that a daemon that is started again

@@ -109,7 +109,9 @@ impl Running {
             uncaptured: 1,
             started_at: out.now.wall,
             started: out.now.tick,
-            set_back: out.oracle.set_back,
+            // What waited for its turn while the clock was set back was due before that.
+            set_back: out.oracle.set_back
+                - u32::from(spec.scheduled_at.is_some_and(|at| at > out.now.wall)),
             ended: None,
             spec,
         };

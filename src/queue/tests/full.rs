@@ -152,6 +152,34 @@ fn a_disk_full_of_events_that_were_all_passed_goes_on_by_itself() {
 }
 
 #[test]
+fn a_disk_without_room_for_a_checkpoint_and_without_a_reserve_goes_on_when_all_was_passed() {
+    let disk = MemDisk::default();
+    disk.limit(120_000);
+    let (dir, at) = (Path::new(DIR), Timestamp(1));
+    let mut writer = Writer::open_with(Arc::new(disk.clone()), dir, settings(), 16 << 10, at)
+        .unwrap()
+        .0;
+    for n in 0..40 {
+        writer.append(&draft(portion(n * 5, 5, 200)), at).unwrap();
+        writer.commit(at).unwrap();
+    }
+    writer.checkpoint().unwrap();
+    // What comes after it fills the disk.
+    let mut next = 200;
+    while writer.append(&draft(portion(next, 5, 200)), at).is_ok() {
+        writer.commit(at).unwrap();
+        next += 5;
+    }
+    disk.remove(Path::new(RESERVE)).unwrap();
+    disk.limit(used(&disk));
+    let end = writer.durable_end();
+    writer.tidy(end, Pressure::Pressed, at).unwrap();
+    writer.append(&draft(portion(next, 5, 200)), at).unwrap();
+    writer.commit(at).unwrap();
+    assert_eq!(events(&disk, &writer), (next..next + 5).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_queue_whose_last_segment_fills_the_disk_opens_without_a_second_copy_of_it() {
     let disk = MemDisk::default();
     disk.limit(60_000);
