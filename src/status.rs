@@ -425,7 +425,8 @@ pub struct Preparation {
     pub problem: Option<String>,
     /// The run of the last failure: its result holds what was printed.
     pub run: Option<RunId>,
-    /// When it is tried again after a failure; absent while it runs or waits for something else.
+    /// When it is tried again after a failure; absent while it runs, while its job is
+    /// paused, or waits for something else.
     pub next_try_at: Option<At>,
 }
 

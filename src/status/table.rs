@@ -328,10 +328,20 @@ fn preparation(job: &Job, now: Timestamp) -> Option<String> {
     } else {
         "the last good environment is in use"
     };
-    let again = one.next_try_at.map_or_else(
-        || "it is being tried again".to_owned(),
-        |at| format!("next try in {}", show_duration(at.0.since(now))),
-    );
+    let again = match one.next_try_at {
+        Some(at) => format!("next try in {}", show_duration(at.0.since(now))),
+        None if job
+            .running
+            .iter()
+            .any(|run| run.trigger.phase() == one.step) =>
+        {
+            "it is being tried again".to_owned()
+        }
+        None if job.state == JobState::Paused => {
+            format!("next try after `spoolbeat resume {}`", job.name)
+        }
+        None => "it is tried again as soon as it may be".to_owned(),
+    };
     let mut text = format!("job {}: {step}: {why}; {meanwhile}, {again}", job.name);
     if let Some(run) = &one.run {
         let see = format!(

@@ -143,13 +143,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes a job off its schedule.
+    /// Takes a job off its schedule, and off the way to it.
     pub(super) fn pause(&mut self, name: Arc<str>) {
         let acts = self.scheduler.step(Input::Pause {
             job: Arc::clone(&name),
         });
         debug_assert!(acts.is_empty(), "a pause starts nothing");
-        self.paused_jobs.insert(name);
+        self.paused_jobs.insert(Arc::clone(&name));
+        self.prepare_at(&name, None);
     }
 
     fn pause_job(

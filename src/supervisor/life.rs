@@ -173,8 +173,10 @@ impl Supervisor {
         }
     }
 
-    /// Begins the job's next step at `at` or never.
+    /// Begins the job's next step at `at` or never. A paused job has no time: it gets one when it is
+    /// resumed.
     pub(super) fn prepare_at(&mut self, name: &Arc<str>, at: Option<Tick>) {
+        let at = at.filter(|_| !self.paused_jobs.contains(name));
         let Some(known) = self.jobs.get_mut(name) else {
             return;
         };
@@ -191,13 +193,12 @@ impl Supervisor {
         while self.next_step_at().is_some_and(|at| at <= now.tick)
             && let Some((_, name)) = self.preparations.due.pop_first()
         {
-            let paused = self.paused_jobs.contains(&name);
             let Some(known) = self.jobs.get_mut(&name) else {
                 continue;
             };
             known.life.due = None;
             let enabled = known.job.as_ref().is_some_and(|job| job.enabled);
-            let Some(step) = known.wanted().filter(|_| enabled && !paused) else {
+            let Some(step) = known.wanted().filter(|_| enabled) else {
                 continue;
             };
             // Modules are built aside; the others may change what runs work with, and wait for them.

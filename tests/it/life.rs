@@ -86,6 +86,35 @@ fn defect_01_a_first_run_that_fails_keeps_startup_away_and_is_tried_until_it_has
 }
 
 #[test]
+fn what_failed_before_a_pause_is_tried_at_once_when_the_job_is_resumed() {
+    const JOB: &str =
+        "[script]\nrun = \"job.sh\"\nfirst_run = \"setup.sh\"\n[schedule]\nevery = \"1h\"\n";
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    add(&spool, "idp", "setup.sh", "exit 3\n");
+    spool.job("idp", JOB, "job.sh", "echo tick\n");
+    spool.start();
+    let fails = |run: &serde_json::Value| {
+        wait_until(SOON, "a try of its own fails", || {
+            let preparation = spool.job_status("idp")["preparation"].clone();
+            preparation["run"].is_string() && preparation["run"] != *run
+        });
+        spool.job_status("idp")["preparation"].clone()
+    };
+    let first = fails(&serde_json::Value::Null);
+    assert!(spool.command(&["pause", "idp"]).status.success());
+    let status = spool.job_status("idp");
+    assert_eq!(status["state"], "paused", "{status}");
+    assert!(status["preparation"]["next_try_at"].is_null(), "{status}");
+    let shown = said(&spool.command(&["status"]));
+    let wanted = "exit code 3; the job waits for it, next try after `spoolbeat resume idp`";
+    assert!(shown.contains(wanted), "{shown}");
+    assert!(spool.command(&["resume", "idp"]).status.success());
+    let second = fails(&first["run"]);
+    assert_eq!(second["failures"], 2, "{second}");
+}
+
+#[test]
 fn defect_02_a_job_without_first_run_or_startup_reaches_its_schedule() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());

@@ -59,6 +59,12 @@ impl Rig {
         self.note(Note::Asked { ask, request });
     }
 
+    fn ask_pause(&mut self, job: &str) {
+        let (ask, job) = (Ask(1), job.to_owned());
+        let request = Request::Pause { job };
+        self.note(Note::Asked { ask, request });
+    }
+
     fn passed(&mut self, seconds: u64) -> Vec<Spec> {
         self.pass(Duration::from_secs(seconds));
         self.started()
@@ -167,6 +173,33 @@ fn neither_a_paused_nor_a_removed_job_is_prepared() {
     assert_eq!(rig.orders(), [(specs[0].run.clone(), Order::Terminate)]);
     rig.end(&specs[0], Outcome::Killed);
     assert_eq!(triggers(&rig.passed(600)), [""; 0]);
+}
+
+#[test]
+fn a_failed_step_has_no_next_try_while_its_job_is_paused_and_one_at_once_when_it_is_resumed() {
+    let mut rig = Rig::serve();
+    let first = rig.load(prepared("disk", "g1"));
+    rig.end(&first[0], Outcome::Failed);
+    assert!(rig.state().1.unwrap().next_try_at.is_some());
+    rig.ask_pause("disk");
+    let (state, preparation) = rig.state();
+    assert_eq!(state, JobState::Paused);
+    let preparation = preparation.unwrap();
+    assert_eq!(preparation.problem.as_deref(), Some("why"));
+    assert_eq!(preparation.next_try_at, None);
+    rig.ask_resume("disk");
+    let second = rig.started();
+    assert_eq!(triggers(&second), ["first_run"], "before the wait is over");
+    // One that fails after the pause waits for the end of the pause too.
+    rig.ask_pause("disk");
+    assert_eq!(triggers(&rig.end(&second[0], Outcome::Failed)), [""; 0]);
+    assert_eq!(rig.state().1.unwrap().next_try_at, None);
+    assert_eq!(triggers(&rig.passed(600)), [""; 0]);
+    rig.ask_resume("disk");
+    let third = rig.started();
+    assert_eq!(triggers(&third), ["first_run"]);
+    let startup = rig.end(&third[0], Outcome::Success);
+    assert_eq!(triggers(&startup), ["startup"]);
 }
 
 #[test]
