@@ -266,11 +266,11 @@ fn report(imported: &Import, jobs: Option<&Path>) -> String {
             }
         }
         for line in &job.left_out {
-            out.push_str(&format!("  note: {line}\n"));
+            out.push_str(&format!("  note: {}\n", say::shown(line, usize::MAX)));
         }
     }
     for line in &imported.left_out {
-        out.push_str(&format!("note: {line}\n"));
+        out.push_str(&format!("note: {}\n", say::shown(line, usize::MAX)));
     }
     if !imported.root.is_empty() {
         out.push_str("belongs into spoolbeat.toml, which is not changed:\n");

@@ -312,12 +312,12 @@ fn root(yaml: &Keys, beat: &Keys, draft: &mut Draft) -> String {
         );
     }
     let tls = yaml.read("output.logstash.ssl_enable", truth);
-    if tls == Some(true) {
+    let mut out = logstash::output(yaml, DEFAULT_HOST, tls, &mut draft.left_out);
+    if tls == Some(true) && !out.contains("\nverification_mode = ") {
         draft.leave_out(
             "the certificate's name was never checked; now it is: see ssl in the manual",
         );
     }
-    let mut out = logstash::output(yaml, DEFAULT_HOST, tls, &mut draft.left_out);
     let identifier = beat.read("beatIdentifier", text).unwrap_or_default();
     out.push_str("\n[events]\nshape = \"opencollector\"\n");
     out.push_str(&format!("identifier = {}\n", quoted(&identifier)));

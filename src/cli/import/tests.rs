@@ -540,3 +540,36 @@ fn what_check_refuses_is_among_the_notes_of_its_job_and_of_the_root() {
     note_refused(&mut import.jobs, dir.path());
     assert!(refused(&import.jobs[0]), "{:?}", import.jobs[0].left_out);
 }
+
+#[test]
+fn no_key_turns_the_terminal_and_no_second_document_is_lost() {
+    let odd = format!("{EXECBEAT}\"\\e[31mred\\nnote: forged\": 1\n");
+    let text = report(&imported(&odd), None);
+    assert!(
+        text.contains("note: \\u{1b}[31mred\\nnote: forged: not known here\n"),
+        "{text}"
+    );
+    let why = import(&format!("{EXECBEAT}---\nmore: 1\n")).unwrap_err();
+    assert!(why.contains("several documents"), "{why}");
+    imported(&format!("---\n{EXECBEAT}---\n"));
+}
+
+#[test]
+fn an_encrypted_scriptable_beat_stays_encrypted_and_its_stricter_check_is_told() {
+    let text = SCRIPTABLE.replace("ssl_enable: false", "ssl_enable: true");
+    let import = imported(&text);
+    let ssl = "\n[output.lumberjack.ssl]\nenabled = true\n";
+    assert!(import.root.contains(ssl), "{}", import.root);
+    assert!(notes(&import).contains("was never checked; now it is"));
+    let text = text.replace(
+        "    timeout: 20\n",
+        "    timeout: 20\n    ssl.verification_mode: none\n",
+    );
+    let import = imported(&text);
+    assert!(
+        import
+            .root
+            .contains(&format!("{ssl}verification_mode = \"none\"\n"))
+    );
+    assert!(!notes(&import).contains("was never checked; now it is"));
+}

@@ -10,12 +10,20 @@ use serde_json::Value;
 /// Deepest nesting that is followed; people write configurations of five levels.
 const DEPTH_MAX: usize = 64;
 
-/// The first document of `text`.
+/// The only document of `text`.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     let documents = Yaml::load_from_str(text).map_err(|error| format!("no valid YAML: {error}"))?;
-    documents
-        .first()
-        .map_or(Ok(Value::Null), |first| value(first, 0))
+    let Some((first, others)) = documents.split_first() else {
+        return Ok(Value::Null);
+    };
+    for other in others {
+        if !value(other, 0)?.is_null() {
+            return Err(
+                "it holds several documents; import each from a file of its own".to_owned(),
+            );
+        }
+    }
+    value(first, 0)
 }
 
 fn value(yaml: &Yaml<'_>, depth: usize) -> Result<Value, String> {
