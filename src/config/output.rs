@@ -86,7 +86,7 @@ fn places_of(sink: &sink::Settings) -> Vec<String> {
     match sink {
         sink::Settings::Lumberjack(_) => Vec::new(),
         sink::Settings::File(settings) => {
-            let files = settings.files();
+            let files = settings.files().map(|path| real_place(&path));
             files.map(|path| path.display().to_string()).collect()
         }
         sink::Settings::Stdout => vec!["standard output".to_owned()],
@@ -244,10 +244,13 @@ fn read_file(table: &mut Table<'_, '_>, dir: &Path, folder: &Path) -> Option<sin
     })
 }
 
-/// Where a file lies when no part of its folder is a link or leads up, as far as there is one.
+/// Where a file lies when no part of its path is a link or leads up, as far as there is one.
 pub(super) fn real_place(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    // The deepest folder that is there; what is below it cannot be a link.
+    // The deepest part that is there; what is below it cannot be a link.
+    if let Ok(real) = files::real_path(&absolute) {
+        return real;
+    }
     for folder in absolute.ancestors().skip(1) {
         if let (Ok(real), Ok(rest)) = (files::real_path(folder), absolute.strip_prefix(folder)) {
             return real.join(rest);

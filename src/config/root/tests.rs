@@ -382,3 +382,22 @@ fn the_place_of_an_outputs_file_is_known_through_links_and_detours() {
         "{written:?}"
     );
 }
+
+#[test]
+fn two_outputs_do_not_write_to_one_file_by_two_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link) = (dir.path().join("x"), dir.path().join("link"));
+    std::fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let text = format!(
+        "[output.file]\npath = '{}'\n[output.b]\nkind = 'file'\npath = '{}'",
+        file.display(),
+        link.display()
+    );
+    let found = load(&text, &[]).unwrap_err();
+    assert!(
+        found
+            .iter()
+            .any(|problem| problem.contains("another output writes to"))
+    );
+}
