@@ -12,7 +12,9 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
@@ -21,8 +23,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use fs2::FileExt as LockExt;
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
 
 mod failpoints;
 #[cfg(test)]
@@ -416,21 +425,80 @@ pub fn make_shared_dir(dir: &Path, group: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// Makes a folder that nobody but its owner may look into: the user `owner`, uid and gid, to whom one
-/// that is there is given, or (`None`) ourselves. The folders above it are ours.
+/// Makes a folder that nobody but its owner may look into: the user `uid` with the group `gid`, or (`None`)
+/// ourselves, who are `uid` then. The folders above it are ours. What another user has in its place is
+/// never given away, as it may hold what was planted for the next owner: it is set aside, as
+/// `<name>.<uid of that user>` beside it. Returns where it is then.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn make_private_dir(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+pub fn make_private_dir(dir: &Path, uid: u32, gid: Option<u32>) -> io::Result<Option<PathBuf>> {
+    // Two runs of one job must not take each other's new folder for the former one.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     fs::create_dir_all(parent(dir)?)?;
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let aside = match stranger(dir, uid, gid)? {
+        Some(stranger) => Some(set_aside(dir, stranger)?),
+        None => None,
+    };
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made?,
     }
-    match owner {
+    give(dir, uid, gid)?;
+    drop(turn);
+    Ok(aside)
+}
+
+/// The user, other than that of [`make_private_dir`], whom a folder belongs to; `None`: it is that user's, or
+/// is not there.
+///
+/// # Errors
+/// What the operating system said.
+pub fn stranger(dir: &Path, uid: u32, gid: Option<u32>) -> io::Result<Option<u32>> {
+    let owner = match fs::metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        meta => meta?.uid(),
+    };
+    if owner == uid {
+        return Ok(None);
+    }
+    // Some file systems have one owner for all that is in them.
+    let sample = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(parent(dir)?)?;
+    give(sample.path(), uid, gid)?;
+    let is_same = fs::metadata(sample.path())?.uid() == owner;
+    Ok((!is_same).then_some(owner))
+}
+
+fn give(dir: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
+    match gid {
         // A link in its place, which only we could have made, would be given away, not what it points to.
-        Some((uid, gid)) => std::os::unix::fs::lchown(dir, Some(uid), Some(gid)),
+        Some(gid) => std::os::unix::fs::lchown(dir, Some(uid), Some(gid)),
         None => Ok(()),
+    }
+}
+
+/// Renames `dir`, which belongs to the user `owner`, to the first free name beside it.
+fn set_aside(dir: &Path, owner: u32) -> io::Result<PathBuf> {
+    let name = dir.file_name().unwrap_or_default();
+    let mut count = 1_u64;
+    loop {
+        let mut aside = name.to_owned();
+        aside.push(match count {
+            1 => format!(".{owner}"),
+            _ => format!(".{owner}.{count}"),
+        });
+        let aside = dir.with_file_name(aside);
+        match fs::symlink_metadata(&aside) {
+            Ok(_) => count += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::rename(dir, &aside)?;
+                return Ok(aside);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -494,12 +562,12 @@ pub struct Stamp {
     pub mode: u32,
 }
 
-/// Looks at a plain file, links followed: certificates often lie behind some.
+/// Looks at a plain file, links followed as by [`open_by_name`]: certificates often lie behind some.
 ///
 /// # Errors
 /// What the operating system said; `InvalidInput` when it is a folder, a FIFO or a device.
 pub fn stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = fs::metadata(path)?;
+    let meta = open_by_name(path, OFlags::PATH)?.metadata()?;
     if !meta.is_file() {
         return Err(not_a_file());
     }
@@ -511,17 +579,59 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
     })
 }
 
-/// Reads a whole plain file, links followed, refusing more than `max` bytes. Never waits for somebody
-/// to write into a FIFO, whatever is put in the file's place meanwhile.
+/// How often an open that a rename crossed is tried again at once.
+const CROSSED_MAX: usize = 4;
+
+/// `openat2(2)`, without a mode for what it would make.
 ///
 /// # Errors
-/// What the operating system said; `InvalidInput` when it is a folder, a FIFO or a device, `InvalidData`
-/// when it is larger.
+/// What the operating system said; `NOSYS` or `PERM` where it does not know the call.
+pub fn openat2(
+    at: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let mut opened = Err(Errno::AGAIN);
+    for _ in 0..CROSSED_MAX {
+        opened = rustix::fs::openat2(&at, path, flags, Mode::empty(), resolve);
+        if opened.as_ref().err() != Some(&Errno::AGAIN) {
+            break;
+        }
+    }
+    opened
+}
+
+/// Opens what somebody named: links are followed, but those of `/proc` are not. They lead wherever this
+/// process has something open, past folders that are shut to the user with whose rights it opens.
+/// Kernels before 5.6, and sandboxes that do not know `openat2`, follow those too.
+///
+/// # Errors
+/// What the operating system said; `ELOOP` for a link of `/proc`.
+pub fn open_by_name(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC;
+    let open = |path, flags| openat2(CWD, path, flags, ResolveFlags::NO_MAGICLINKS);
+    let opened = match open(path, flags) {
+        // A file system of the user's own may say so too.
+        Err(Errno::NOSYS | Errno::PERM) if open(Path::new("/"), OFlags::PATH).is_err() => {
+            rustix::fs::open(path, flags, Mode::empty())
+        }
+        opened => opened,
+    };
+    Ok(File::from(opened?))
+}
+
+/// Reads a whole plain file, opened by [`open_by_name`], refusing more than `max` bytes and what `/proc` says
+/// of processes, which would be of this one. Never waits for somebody to write into a FIFO, whatever is put in
+/// the file's place meanwhile.
+///
+/// # Errors
+/// What the operating system said; `InvalidInput` when it is a folder, a FIFO, a device or a file of `/proc`,
+/// `InvalidData` when it is larger.
 pub fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut how = File::options();
-    how.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = how.open(path)?;
-    if !file.metadata()?.is_file() {
+    let file = open_by_name(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let is_of_proc = rustix::fs::fstatfs(&file)?.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    if is_of_proc || !file.metadata()?.is_file() {
         return Err(not_a_file());
     }
     read_all(file, path, max)
@@ -549,4 +659,83 @@ pub fn under(dir: &Path, names: &[&str]) -> PathBuf {
     let mut path = dir.to_path_buf();
     path.extend(names);
     path
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn links_are_followed_but_those_of_proc_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        fs::write(&file, "x").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_plain(&link, 10).unwrap(), b"x");
+        assert_eq!(stamp(&link).unwrap(), stamp(&file).unwrap());
+        let open = File::open(&file).unwrap();
+        let number = format!("/proc/self/fd/{}", open.as_raw_fd());
+        // As somebody would hide it.
+        let hidden = dir.path().join("hidden");
+        std::os::unix::fs::symlink("/proc/self/cwd", &hidden).unwrap();
+        for path in [
+            Path::new("/proc/self/cwd/Cargo.toml"),
+            Path::new("/proc/thread-self/cwd/Cargo.toml"),
+            &hidden.join("Cargo.toml"),
+            Path::new(&number),
+        ] {
+            assert!(fs::read(path).is_ok(), "{}", path.display());
+            for refused in [
+                read_plain(path, 1 << 20).err(),
+                stamp(path).err(),
+                open_by_name(path, OFlags::RDONLY).err(),
+            ] {
+                let errno = refused.and_then(|error| error.raw_os_error());
+                assert_eq!(errno, Some(libc::ELOOP), "{}", path.display());
+            }
+        }
+        let of_proc = read_plain(Path::new("/proc/self/status"), 1 << 20);
+        assert_eq!(of_proc.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_set_aside_whole_and_never_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let own = fs::metadata(dir.path()).unwrap().uid();
+        assert_eq!(make_private_dir(&data, own, None).unwrap(), None);
+        fs::write(data.join("kept"), "x").unwrap();
+        assert_eq!(make_private_dir(&data, own, None).unwrap(), None);
+        assert!(data.join("kept").exists());
+        if own != 0 {
+            let skip = b"SKIP folders of others: needs root\n";
+            drop(Write::write_all(&mut io::stdout(), skip));
+            return;
+        }
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        for (round, (uid, aside)) in [(7, "data.0"), (0, "data.7"), (7, "data.0.2")]
+            .into_iter()
+            .enumerate()
+        {
+            let former = owner(&data);
+            fs::write(data.join("round"), round.to_string()).unwrap();
+            let gid = (uid != 0).then_some(uid);
+            assert_eq!(stranger(&data, uid, gid).unwrap(), Some(former));
+            let aside = dir.path().join(aside);
+            assert_eq!(
+                make_private_dir(&data, uid, gid).unwrap(),
+                Some(aside.clone())
+            );
+            let kept = fs::read_to_string(aside.join("round")).unwrap();
+            assert_eq!((kept, owner(&aside)), (round.to_string(), former));
+            assert_eq!(
+                (owner(&data), fs::read_dir(&data).unwrap().count()),
+                (uid, 0)
+            );
+            assert_eq!(make_private_dir(&data, uid, gid).unwrap(), None);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+    }
 }

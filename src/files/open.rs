@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
-use super::reach;
+use crate::disk;
 
 /// Opens a plain file for reading: not through a link, and without waiting for the other end of a FIFO.
 pub(super) fn open_plain(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
@@ -40,7 +40,7 @@ pub(super) fn open_beneath(folder: &Path, path: &Path) -> io::Result<(fs::File, 
     let base = rustix::fs::open(folder, base, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    match reach::openat2(&base, path, flags, resolve) {
+    match disk::openat2(&base, path, flags, resolve) {
         Err(Errno::NOSYS | Errno::PERM) => open_plain(&folder.join(path)),
         opened => plain(opened?.into()),
     }

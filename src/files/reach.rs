@@ -24,6 +24,7 @@ use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 use walkdir::WalkDir;
 
+use crate::disk;
 use crate::fileid::FileId;
 use crate::fileid::HEAD_BYTES_MAX;
 use crate::fileid::Head;
@@ -34,9 +35,6 @@ mod release;
 pub use release::Done;
 pub use release::Order;
 pub use release::release;
-
-/// How often an open that a rename crossed is tried again at once.
-const CROSSED_MAX: usize = 4;
 
 /// What a walk found.
 #[derive(Debug, Default)]
@@ -191,14 +189,10 @@ impl Base {
     /// What the operating system said.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = match crate::process::has_borrowed_rights() {
-            true => ResolveFlags::NO_MAGICLINKS,
-            false => ResolveFlags::empty(),
+        let folder = match crate::process::has_borrowed_rights() {
+            true => disk::open_by_name(path, flags)?.into(),
+            false => rustix::fs::open(path, flags, Mode::empty())?,
         };
-        let folder = match openat2(rustix::fs::CWD, path, flags, resolve) {
-            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
-            other => other,
-        }?;
         Ok(Self {
             folder,
             path: path.to_path_buf(),
@@ -241,7 +235,7 @@ impl Base {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&self.folder, below, flags, resolve) {
+        match disk::openat2(&self.folder, below, flags, resolve) {
             // Kernels before 5.6, and sandboxes that do not know the call.
             Err(Errno::NOSYS | Errno::PERM) => self.step_below(below, flags),
             other => Ok(other?),
@@ -266,22 +260,6 @@ impl Base {
         }
         Ok(folder)
     }
-}
-
-pub(super) fn openat2(
-    at: impl AsFd,
-    path: &Path,
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
-    let mut opened = Err(Errno::AGAIN);
-    for _ in 0..CROSSED_MAX {
-        opened = rustix::fs::openat2(&at, path, flags, Mode::empty(), resolve);
-        if opened.as_ref().err() != Some(&Errno::AGAIN) {
-            break;
-        }
-    }
-    opened
 }
 
 fn plain(fd: OwnedFd) -> io::Result<Handle> {

@@ -21,10 +21,10 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::sys::resource::Resource;
+use rustix::fs::OFlags;
 
 use super::cgroup::Can;
 use super::cgroup::Group;
@@ -37,6 +37,7 @@ use super::wire::SecretFile;
 use super::wire::Start;
 use crate::clock;
 use crate::clock::Tick;
+use crate::disk;
 use crate::run::Exit;
 use crate::run::Order;
 
@@ -331,9 +332,8 @@ fn become_script(
     }
     read_secrets(order, false, &mut secrets)?;
     if let Some(stdin) = &order.stdin {
-        let opened = File::open(as_path(stdin)).map(OwnedFd::from);
-        opened
-            .and_then(|file| sys::duplicate_onto(&file, 0))
+        disk::open_by_name(as_path(stdin), OFlags::RDONLY)
+            .and_then(|file| sys::duplicate_onto(&file.into(), 0))
             .map_err(Failure::at(Stage::Stdin))?;
     }
     std::env::set_current_dir(as_path(&order.cwd)).map_err(Failure::at(Stage::Cwd))?;
@@ -388,19 +388,14 @@ fn read_secrets(order: &Start, daemons: bool, into: &mut Vec<CString>) -> Result
 
 fn read_secret(secret: &SecretFile) -> io::Result<CString> {
     let refuse = |errno| Err(io::Error::from_raw_os_error(errno));
-    // Links are followed: with the job's own rights they lead nowhere that it could not read itself.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(as_path(&secret.path))?;
-    if !file.metadata()?.is_file() {
-        return refuse(libc::EISDIR);
-    }
-    let mut value = Vec::new();
-    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut value)?;
-    if value.len() as u64 > SECRET_BYTES_MAX {
-        return refuse(libc::EFBIG);
-    }
+    // Links are followed: with the job's own rights they lead nowhere that it could not read itself. Those of
+    // `/proc` are not: our working directory is still the daemon's.
+    let read = disk::read_plain(as_path(&secret.path), SECRET_BYTES_MAX);
+    let mut value = match read.as_ref().map_err(io::Error::kind) {
+        Err(io::ErrorKind::InvalidInput) => return refuse(libc::EISDIR),
+        Err(io::ErrorKind::InvalidData) => return refuse(libc::EFBIG),
+        _ => read?,
+    };
     if value.last() == Some(&b'\n') {
         value.pop();
         if value.last() == Some(&b'\r') {

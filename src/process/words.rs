@@ -58,6 +58,7 @@ fn refused_secret(failure: Failure, error: &io::Error, command: &Command) -> Str
     };
     let why = match failure.errno {
         libc::EISDIR => "it is not a plain file".to_owned(),
+        libc::ELOOP => "the way to it goes in a circle, or by a link of /proc".to_owned(),
         libc::EFBIG => "it is larger than 64 KiB".to_owned(),
         libc::EILSEQ => "it holds a NUL, which no variable can".to_owned(),
         libc::EACCES => format!("user {} may not read it", command.rights.user.name),

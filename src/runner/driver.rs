@@ -3,6 +3,7 @@
 //! The only place of a run that waits. Must never decide an outcome or look into a line.
 
 use std::future::pending;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -451,18 +452,13 @@ impl Driver {
 
     fn start_script(&mut self) -> Result<Watch, String> {
         let (state_dir, user) = (&self.spec.state_dir, &self.spec.job.rights.user);
-        let owner = (!user.is_own()).then_some((user.uid, user.gid));
-        disk::make_private_dir(state_dir, owner).map_err(|error| {
-            format!("its folder {} cannot be made: {error}", state_dir.display())
-        })?;
+        self.make_own(state_dir)?;
         let venvs = state_dir.with_file_name(VENVS);
         let installs = self.spec.trigger.phase() == Phase::Modules;
-        if installs {
-            disk::make_private_dir(&venvs, owner).map_err(|error| {
-                format!("its folder {} cannot be made: {error}", venvs.display())
-            })?;
-        }
         let uses = !installs && !self.spec.task.script.modules.is_empty();
+        if installs || uses {
+            self.make_own(&venvs)?;
+        }
         let venv = match uses {
             true => process::as_user(user, || modules::environment(&venvs))
                 .map_err(|error| format!("its modules cannot be looked at: {error}"))?,
@@ -481,6 +477,23 @@ impl Driver {
         let child = process::spawn(&self.host.shim, command).map_err(|error| error.to_string())?;
         self.output.open(child.stdout, child.stderr);
         Ok(child.watch)
+    }
+
+    /// Makes a folder of the job that its user works in. What a former user of the job left there may lead
+    /// whoever runs it now, and is set aside.
+    fn make_own(&self, dir: &Path) -> Result<(), String> {
+        let user = &self.spec.job.rights.user;
+        let group = (!user.is_own()).then_some(user.gid);
+        let aside = disk::make_private_dir(dir, user.uid, group)
+            .map_err(|error| format!("its folder {} cannot be made: {error}", dir.display()))?;
+        if let Some(aside) = aside {
+            let (job, user) = (self.spec.job.name.as_str(), &*user.name);
+            tracing::warn!(
+                job, user, folder = %dir.display(), aside = %aside.display(),
+                "the job's folder belonged to another user than it runs as now: it is set aside, and an empty one made"
+            );
+        }
+        Ok(())
     }
 
     /// Brings the rest up, then the end; returns when that is durable.

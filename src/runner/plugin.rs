@@ -17,6 +17,7 @@ use super::environment;
 use crate::clock;
 use crate::clock::Tick;
 use crate::config::Plugins;
+use crate::disk;
 use crate::job::OnResult;
 use crate::process;
 use crate::process::Cgroups;
@@ -113,6 +114,19 @@ impl Call {
             started_at,
             to,
         } = delivery;
+        let user = &spec.job.rights.user;
+        let group = (!user.is_own()).then_some(user.gid);
+        // Only a run sets it aside: a result may be of a run of the job's former user.
+        let place = spec.state_dir.display();
+        let stranger = disk::stranger(&spec.state_dir, user.uid, group).map_err(|error| {
+            format!("its working directory {place} cannot be looked at: {error}")
+        })?;
+        if let Some(stranger) = stranger {
+            return Err(format!(
+                "its working directory {place} belongs to user {stranger}, and the plugin would run as {}",
+                user.name
+            ));
+        }
         let program = courier.plugins.find(&to.plugin)?;
         let document = courier.results.document_path(&spec.job.name, &spec.run);
         let environment = &courier.environment;

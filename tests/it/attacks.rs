@@ -533,6 +533,57 @@ fn a_secret_that_the_user_may_not_read_starts_nothing() {
     assert_eq!(with_canary(&spool), [""; 0]);
 }
 
+/// An open folder, in which the daemon is started, in one that is shut to users.
+fn shut(spool: &Spool) -> std::path::PathBuf {
+    let shut = spool.root().parent().unwrap().join("shut");
+    let inside = shut.join("inside");
+    fs::create_dir_all(&inside).unwrap();
+    mode(&inside, 0o755);
+    mode(&shut, 0o700);
+    inside
+}
+
+#[test]
+fn no_link_of_proc_leads_to_a_secret_in_a_folder_that_the_user_cannot_pass() {
+    if needs_root("no_link_of_proc_leads_to_a_secret_in_a_folder_that_the_user_cannot_pass") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = field(&logstash);
+    let shut = shut(&spool);
+    fs::write(shut.join("key"), CANARY).unwrap();
+    mode(&shut.join("key"), 0o644);
+    let way = spool.root().parent().unwrap().join("way");
+    symlink("/proc/self/cwd/key", &way).unwrap();
+    let way = way.display().to_string();
+    let cases = [
+        ("cwd", "/proc/self/cwd/key", "a link of /proc"),
+        ("thread", "/proc/thread-self/cwd/key", "a link of /proc"),
+        ("by-link", way.as_str(), "a link of /proc"),
+        ("descriptor", "/proc/self/fd/0", "a link of /proc"),
+        ("of-proc", "/proc/self/cmdline", "not a plain file"),
+    ];
+    for (name, path, _) in cases {
+        let keys = format!("secrets = {{ A = \"file:{path}\" }}");
+        spool.job(name, &with(&keys), "job.sh", "printenv A\n");
+        give(&spool.root().join("jobs").join(name), MALLORY);
+    }
+    spool.start_within(&format!("cd '{}'", shut.display()));
+    for (name, _, words) in cases {
+        wait_until(SOON, name, || {
+            !spool.latest_result(name, "run.json").is_empty()
+        });
+        let record = spool.latest_result(name, "run.json");
+        assert!(
+            record.contains("could_not_start") && record.contains(words),
+            "{record}"
+        );
+    }
+    spool.stop();
+    fs::remove_dir_all(&shut).unwrap();
+    assert_eq!(with_canary(&spool), [""; 0]);
+}
+
 #[test]
 fn a_secret_reaches_the_script_and_nothing_that_the_daemon_writes_or_shows() {
     if needs_root("a_secret_reaches_the_script_and_nothing_that_the_daemon_writes_or_shows") {

@@ -370,6 +370,92 @@ fn modules_of_another_users_job_are_installed_with_its_rights_and_are_its_own() 
 }
 
 #[test]
+fn what_a_former_user_of_a_job_left_is_kept_and_is_nothing_that_the_next_user_runs() {
+    const NOBODY: u32 = 65534;
+    if needs_root("what_a_former_user_of_a_job_left_is_kept_and_is_nothing_that_the_next_user_runs")
+    {
+        return;
+    }
+    if !python(&["-c", "import venv, ensurepip"]) {
+        skip("no python3 with venv and ensurepip");
+        return;
+    }
+    // The former user plants what python runs at each start, by the environment and by its home.
+    let plant = "import os, site, sys, greet
+planted = \"import os; print('planted', os.getuid())\\n\"
+inside = [path for path in sys.path if path.startswith(os.environ['VIRTUAL_ENV']) and path.endswith('site-packages')]
+open(inside[0] + '/planted.pth', 'w').write(planted)
+open(os.environ['SPOOLBEAT_STATE_DIR'] + '/planted.py', 'w').write(planted)
+print('by', os.getuid(), greet.TEXT)
+";
+    let next = "import os, sys, greet
+home = os.environ['HOME']
+assert home == os.environ['SPOOLBEAT_STATE_DIR']
+print('by', os.getuid(), greet.TEXT, os.stat(home).st_uid, 'planted.py' in os.listdir(home))
+";
+    let toml = |user: &str| {
+        format!(
+            "[script]\nrun = \"job.py\"\nmodules = [\"-r needs.txt\"]\n{user}[schedule]\nonce = true\n"
+        )
+    };
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.open_to_users();
+    let needs = "./greet-1.0-py3-none-any.whl\n";
+    add(&spool, "greet", "needs.txt", needs);
+    let folder = spool.root().join("jobs/greet");
+    assert!(python(&["-c", WHEEL, folder.to_str().unwrap(), "hello"]));
+    spool.job("greet", &toml("user = \"nobody\"\n"), "job.py", plant);
+    spool.start();
+    let former = format!("by {NOBODY} hello");
+    wait_until(3 * SOON, "it has planted", || {
+        logstash.lines("greet") == [former.as_str()]
+    });
+    spool.job("greet", &toml(""), "job.py", next);
+    let of_root = "by 0 hello 0 False";
+    wait_until(3 * SOON, "it runs as root", || {
+        logstash.lines("greet") == [former.as_str(), of_root]
+    });
+    let state = spool.root().join("state/greet");
+    let owner = |name: &str| fs::metadata(state.join(name)).unwrap().uid();
+    for name in ["data", "venv"] {
+        assert_eq!(owner(name), 0);
+        assert_eq!(owner(&format!("{name}.{NOBODY}")), NOBODY);
+    }
+    assert!(state.join(format!("data.{NOBODY}/planted.py")).exists());
+    // Where nothing can be built for the next user, the former one's is not used either.
+    add(
+        &spool,
+        "greet",
+        "needs.txt",
+        "./gone-1.0-py3-none-any.whl\n",
+    );
+    spool.job("greet", &toml("user = \"daemon\"\n"), "job.py", next);
+    wait_until(3 * SOON, "the step fails", || {
+        spool.job_status("greet")["preparation"]["problem"].is_string()
+    });
+    let status = spool.job_status("greet");
+    let preparation = &status["preparation"];
+    assert_eq!(preparation["gates"], true, "{status}");
+    let problem = preparation["problem"].as_str().unwrap();
+    assert!(problem.contains("exit code 1 of the installer"), "{status}");
+    let told = || {
+        let log = fs::read_to_string(spool.log()).unwrap();
+        log.matches("it is set aside, and an empty one made")
+            .count()
+    };
+    assert_eq!(told(), 4, "each of two folders, twice");
+    assert!(state.join("data.0").exists() && state.join("venv.0").exists());
+    add(&spool, "greet", "needs.txt", needs);
+    spool.job("greet", &toml("user = \"daemon\"\n"), "job.py", next);
+    wait_until(3 * SOON, "it runs as the next user", || {
+        logstash.lines("greet") == [former.as_str(), of_root, "by 1 hello 1 False"]
+    });
+    assert_eq!(told(), 4, "and once each");
+    spool.stop();
+}
+
+#[test]
 fn try_installs_modules_aside_by_the_exact_command_lines_for_a_stand_in_of_uv() {
     skip("the real uv: a stand-in takes down the command lines that it would be given");
     let spool = Spool::new(1);

@@ -18,6 +18,7 @@ use super::field;
 use super::give;
 use super::make_node;
 use super::mode;
+use super::shut;
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
@@ -189,6 +190,37 @@ fn a_key_that_is_swapped_after_the_check_or_between_two_clients_is_not_roots() {
     // Only its owner changes.
     lchown(&roots.server.key, Some(MALLORY), None).unwrap();
     assert!(roots.served(&first), "the user's by now");
+    spool.stop();
+}
+
+#[test]
+fn no_link_of_proc_leads_to_a_key_in_a_folder_that_the_user_cannot_pass() {
+    if needs_root("no_link_of_proc_leads_to_a_key_in_a_folder_that_the_user_cannot_pass") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = field(&logstash);
+    let roots = Keys::new(&spool, "roots", 0);
+    mode(&roots.server.key, 0o644);
+    let shut = shut(&spool);
+    let inside = shut.join("keys");
+    fs::rename(roots.server.key.parent().unwrap(), inside).unwrap();
+    let by_proc = |file: &Path| {
+        let keys = Path::new("/proc/self/cwd/keys");
+        keys.join(file.file_name().unwrap())
+    };
+    let (certificate, key) = (
+        by_proc(&roots.server.certificate),
+        by_proc(&roots.server.key),
+    );
+    let toml = listens("127.0.0.1:0", &certificate, &key, "");
+    job_of(&spool, "by-proc", &toml, MALLORY);
+    spool.start_within(&format!("cd '{}'", shut.display()));
+    wait_until(SOON, "it is refused", || {
+        spool.job_status("by-proc")["state"] == "refused"
+    });
+    let told = spool.job_status("by-proc").to_string();
+    assert!(told.contains("cannot be read: Too many levels"), "{told}");
     spool.stop();
 }
 
