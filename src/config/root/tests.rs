@@ -387,7 +387,7 @@ fn the_place_of_an_outputs_file_is_known_through_links_and_detours() {
 fn two_outputs_do_not_write_to_one_file_by_two_names() {
     let dir = tempfile::tempdir().unwrap();
     let (file, link) = (dir.path().join("x"), dir.path().join("link"));
-    std::fs::write(&file, "").unwrap();
+    fs::write(&file, "").unwrap();
     std::os::unix::fs::symlink(&file, &link).unwrap();
     let text = format!(
         "[output.file]\npath = '{}'\n[output.b]\nkind = 'file'\npath = '{}'",
