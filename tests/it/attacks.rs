@@ -513,12 +513,23 @@ fn a_secret_that_the_user_may_not_read_starts_nothing() {
         ("device", "/dev/zero", "not a plain file"),
         ("folder", "/etc", "not a plain file"),
     ];
+    ask_for_secrets(&spool, &cases);
+    spool.start();
+    refused_secrets(&spool, &cases);
+    spool.stop();
+    assert_eq!(with_canary(&spool), [""; 0]);
+}
+
+/// Jobs of the attacker, each by name with a file that is to be its secret, and why it does not get it.
+fn ask_for_secrets(spool: &Spool, cases: &[(&str, &str, &str)]) {
     for (name, path, _) in cases {
         let keys = format!("secrets = {{ A = \"file:{path}\" }}");
         spool.job(name, &with(&keys), "job.sh", "printenv A\n");
         give(&spool.root().join("jobs").join(name), MALLORY);
     }
-    spool.start();
+}
+
+fn refused_secrets(spool: &Spool, cases: &[(&str, &str, &str)]) {
     for (name, _, words) in cases {
         wait_until(SOON, name, || {
             !spool.latest_result(name, "run.json").is_empty()
@@ -529,8 +540,6 @@ fn a_secret_that_the_user_may_not_read_starts_nothing() {
             "{record}"
         );
     }
-    spool.stop();
-    assert_eq!(with_canary(&spool), [""; 0]);
 }
 
 /// An open folder, in which the daemon is started, in one that is shut to users.
@@ -563,22 +572,9 @@ fn no_link_of_proc_leads_to_a_secret_in_a_folder_that_the_user_cannot_pass() {
         ("descriptor", "/proc/self/fd/0", "a link of /proc"),
         ("of-proc", "/proc/self/cmdline", "not a plain file"),
     ];
-    for (name, path, _) in cases {
-        let keys = format!("secrets = {{ A = \"file:{path}\" }}");
-        spool.job(name, &with(&keys), "job.sh", "printenv A\n");
-        give(&spool.root().join("jobs").join(name), MALLORY);
-    }
+    ask_for_secrets(&spool, &cases);
     spool.start_within(&format!("cd '{}'", shut.display()));
-    for (name, _, words) in cases {
-        wait_until(SOON, name, || {
-            !spool.latest_result(name, "run.json").is_empty()
-        });
-        let record = spool.latest_result(name, "run.json");
-        assert!(
-            record.contains("could_not_start") && record.contains(words),
-            "{record}"
-        );
-    }
+    refused_secrets(&spool, &cases);
     spool.stop();
     fs::remove_dir_all(&shut).unwrap();
     assert_eq!(with_canary(&spool), [""; 0]);
