@@ -122,6 +122,7 @@ pub struct Cursor {
 pub struct CursorFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    output: String,
     /// `None`: there is none, or a sync of it failed and it is not trusted again.
     file: Option<Arc<dyn DiskFile>>,
     generation: u64,
@@ -151,12 +152,13 @@ impl CursorFile {
         let mut opened = Self {
             disk: disk.clone(),
             path: path(dir, output),
+            output: output.to_owned(),
             file: None,
             generation: 0,
             slot: 0,
             written: None,
         };
-        let read = || newest_slot(&*disk.open(&opened.path, Open::Write)?);
+        let read = || newest_slot(&*disk.open(&opened.path, Open::Write)?, output);
         // An error of the moment is none the second time, and would have everything sent again.
         let (slot, generation, cursor) = match read().or_else(|_| read()) {
             Ok(Some(newest)) => newest,
@@ -177,11 +179,12 @@ impl CursorFile {
             tracing::warn!(output, %error, "the cursor takes no new file and is written again in its own");
             // The new file may have taken the place all the same.
             let file = disk.open(&opened.path, Open::Write)?;
-            let Some((slot, generation, cursor)) = newest_slot(&*file)? else {
+            let Some((slot, generation, cursor)) = newest_slot(&*file, output)? else {
                 return Err(error);
             };
             // The same bytes in the same place: torn, they are what they were.
-            file.write_at(slot * SLOT_BYTES as u64, &write_slot(generation, &cursor))?;
+            let bytes = write_slot(output, generation, &cursor);
+            file.write_at(slot * SLOT_BYTES as u64, &bytes)?;
             file.sync()?;
             disk.sync_dir(dir)?;
             opened.slot = 1 - slot;
@@ -200,7 +203,7 @@ impl CursorFile {
             return Ok(());
         };
         self.generation += 1;
-        let bytes = write_slot(self.generation, cursor);
+        let bytes = write_slot(&self.output, self.generation, cursor);
         file.write_at(self.slot * SLOT_BYTES as u64, &bytes)?;
         self.written = Some(*cursor);
         Ok(())
@@ -236,7 +239,7 @@ impl CursorFile {
     fn renew(&mut self, cursor: &Cursor) -> io::Result<()> {
         self.generation += 1;
         let mut bytes = [0; 2 * SLOT_BYTES];
-        bytes[..SLOT_BYTES].copy_from_slice(&write_slot(self.generation, cursor));
+        bytes[..SLOT_BYTES].copy_from_slice(&write_slot(&self.output, self.generation, cursor));
         self.disk.replace(&self.path, &bytes, Replace::Durable)?;
         self.file = Some(self.disk.open(&self.path, Open::Write)?);
         self.slot = 1;
@@ -305,18 +308,18 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Cursors> {
 /// What the disk said.
 pub fn peek(disk: &dyn Disk, dir: &Path, output: &str) -> io::Result<Option<Cursor>> {
     match disk.open(&path(dir, output), Open::Read) {
-        Ok(file) => Ok(newest_slot(&*file)?.map(|(_, _, cursor)| cursor)),
+        Ok(file) => Ok(newest_slot(&*file, output)?.map(|(_, _, cursor)| cursor)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn newest_slot(file: &dyn DiskFile) -> io::Result<Option<(u64, u64, Cursor)>> {
+fn newest_slot(file: &dyn DiskFile, output: &str) -> io::Result<Option<(u64, u64, Cursor)>> {
     let mut newest: Option<(u64, u64, Cursor)> = None;
     for slot in 0..2 {
         let mut bytes = [0; SLOT_BYTES];
         let read = file.read_at(slot * SLOT_BYTES as u64, &mut bytes)?;
-        if let Some((generation, cursor)) = read_slot(&bytes[..read])
+        if let Some((generation, cursor)) = read_slot(output, &bytes[..read])
             && newest.is_none_or(|(_, other, _)| generation > other)
         {
             newest = Some((slot, generation, cursor));
@@ -325,7 +328,17 @@ fn newest_slot(file: &dyn DiskFile) -> io::Result<Option<(u64, u64, Cursor)>> {
     Ok(newest)
 }
 
-fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
+/// Over the output's name too: a copy of another output's cursor is none, as what that one passed this
+/// one was not sent.
+fn checksum(output: &str, used: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(output.as_bytes());
+    crc.update(b"\n");
+    crc.update(used);
+    crc.finalize()
+}
+
+fn write_slot(output: &str, generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     let mut out = [0; SLOT_BYTES];
     out[0..4].copy_from_slice(&MAGIC);
     LittleEndian::write_u64(&mut out[8..16], generation);
@@ -344,15 +357,15 @@ fn write_slot(generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES] {
     LittleEndian::write_u64(&mut out[104..112], cursor.unacked.total);
     LittleEndian::write_u64(&mut out[112..120], cursor.unacked.from);
     LittleEndian::write_u64(&mut out[120..128], cursor.unacked.to);
-    let crc = crc32fast::hash(&out[8..USED_BYTES]);
+    let crc = checksum(output, &out[8..USED_BYTES]);
     LittleEndian::write_u32(&mut out[4..8], crc);
     out
 }
 
-fn read_slot(bytes: &[u8]) -> Option<(u64, Cursor)> {
+fn read_slot(output: &str, bytes: &[u8]) -> Option<(u64, Cursor)> {
     let bytes = bytes.get(..USED_BYTES)?;
-    if bytes[0..4] != MAGIC || LittleEndian::read_u32(&bytes[4..8]) != crc32fast::hash(&bytes[8..])
-    {
+    let crc = LittleEndian::read_u32(&bytes[4..8]);
+    if bytes[0..4] != MAGIC || crc != checksum(output, &bytes[8..]) {
         return None;
     }
     let at = |offset: usize| LittleEndian::read_u64(&bytes[offset..]);
@@ -470,6 +483,19 @@ mod tests {
                 None => assert!(cut < USED_BYTES, "cut {cut}"),
             }
         }
+    }
+
+    #[test]
+    fn the_cursor_of_another_output_is_none() {
+        let disk = MemDisk::default();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let dir = Path::new("/q");
+        let (mut file, _) = CursorFile::open(&shared, dir, "out").unwrap();
+        file.sync(&cursor(5)).unwrap();
+        disk.rename(&path(dir, "out"), &path(dir, "other")).unwrap();
+        assert_eq!(peek(&disk, dir, "other").unwrap(), None);
+        let (_, stored) = CursorFile::open(&shared, dir, "other").unwrap();
+        assert_eq!(stored, Stored::Damaged);
     }
 
     #[test]
