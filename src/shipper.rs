@@ -174,6 +174,8 @@ pub struct Shipper {
     /// The events before these are given up, and skipped for a person.
     given_up: u64,
     skipped: u64,
+    /// Until then a skip waits for what is in flight.
+    skip_by: Option<Tick>,
     /// Nothing more is loaded.
     leaving: bool,
 }
@@ -208,6 +210,7 @@ impl Shipper {
             windows: 0,
             given_up: 0,
             skipped: 0,
+            skip_by: None,
             leaving: false,
             plan,
         }
@@ -239,7 +242,7 @@ impl Shipper {
             Input::Captured => self.at_end = false,
             Input::Leave => self.leaving = true,
             Input::GiveUp(seq) => self.give_up(seq),
-            Input::Skip(seq) => self.skip(seq, now, &mut effects),
+            Input::Skip(seq) => self.skip(seq, now),
             Input::Loaded(loaded) => self.loaded(loaded, now, &mut effects),
             Input::LoadFailed(reason) => {
                 tracing::error!(output = self.output, %reason, "the queue cannot be read; it is tried again");
@@ -286,8 +289,8 @@ impl Shipper {
                 Link::Down { .. } | Link::Connecting => {}
             }
         }
-        if let Some(disk_after) = self.disk_after {
-            at(disk_after);
+        for due in [self.disk_after, self.skip_by].into_iter().flatten() {
+            at(due);
         }
         if self.stored != self.synced {
             at(self.sync_at);
@@ -585,6 +588,7 @@ impl Shipper {
 
     /// Does what the state allows: store, sync, set aside, connect, load.
     fn go_on(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        self.keep_skipping(now, effects);
         let cursor = self.trail.cursor();
         if cursor != self.stored {
             if self.stored == self.synced {

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Effect;
 use super::Link;
@@ -24,6 +25,10 @@ use crate::queue::cursor::CursorFile;
 use crate::queue::cursor::Stored;
 use crate::window::Format;
 use crate::window::Limits;
+
+/// How long a skip waits for the ACK of what is in flight. A server that is stuck may keep its connection
+/// for ever.
+pub(super) const SKIP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Nothing is loaded where all is passed over.
 const NO_WINDOW: Limits = Limits {
@@ -52,7 +57,7 @@ impl Shipper {
     }
 
     /// Passes over the events before `seq`, as a person says.
-    pub(super) fn skip(&mut self, seq: u64, now: Tick, effects: &mut Vec<Effect>) {
+    pub(super) fn skip(&mut self, seq: u64, now: Tick) {
         let from = self.trail.cursor().seq;
         if seq <= self.skipped || seq <= from {
             return;
@@ -61,11 +66,23 @@ impl Shipper {
             output = self.output,
             from,
             to = seq,
-            "events are skipped, as a person has said"
+            "events are skipped, as a person has said; an ACK of what is in flight is waited for"
         );
         self.skipped = seq;
-        self.land_all(now, effects);
-        self.trail.pass_over(seq, Way::Skipped);
+        self.skip_by = Some(now.after(SKIP_PATIENCE));
+    }
+
+    /// Passes over what is to be skipped and is not in flight, or has been for too long.
+    pub(super) fn keep_skipping(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        if self.trail.cursor().seq >= self.skipped {
+            self.skip_by = None;
+            return;
+        }
+        if self.skip_by.is_some_and(|by| now >= by) {
+            self.skip_by = None;
+            self.land_all(now, effects);
+        }
+        self.trail.pass_over(self.skipped, Way::Skipped);
     }
 
     /// Has the log read only to pass over it, if it is to be.
@@ -83,7 +100,7 @@ impl Shipper {
         true
     }
 
-    /// What is in flight is not waited for any more, and what of it is not skipped is sent again.
+    /// What is in flight is not waited for any more: what of it is not skipped is sent again.
     fn land_all(&mut self, now: Tick, effects: &mut Vec<Effect>) {
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             if lane.flying.is_empty() {

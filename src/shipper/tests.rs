@@ -659,6 +659,53 @@ fn what_a_window_holds_behind_what_is_given_up_is_acknowledged_or_sent_again() {
 }
 
 #[test]
+fn a_skip_waits_for_what_is_in_flight_and_passes_over_what_is_not_acknowledged() {
+    enum Then {
+        Acks,
+        Dies,
+        Stalls,
+    }
+    for then in [Then::Acks, Then::Dies, Then::Stalls] {
+        let mut world = World::new(settings(1), &[100; 5], false);
+        world.ack(0, 64);
+        assert_eq!(world.order.len(), 192, "two windows are in flight");
+        let skipped = |n: &u64| *n > 192 && *n < 301;
+        world.open.retain(|n| !skipped(n));
+        world.mine.retain(|n| !skipped(n));
+        world.input(Input::Skip(301));
+        assert_eq!((world.stored.seq, world.stored.passed.skipped), (65, 0));
+        let acked = match then {
+            Then::Acks => {
+                world.ack(0, 64);
+                world.ack(0, 64);
+                assert_eq!(world.stored.passed.skipped, 108);
+                192
+            }
+            Then::Dies | Then::Stalls => {
+                world.ack(0, 10);
+                world.open.retain(|n| *n >= 301);
+                world.mine.retain(|n| *n >= 301);
+                if matches!(then, Then::Dies) {
+                    world.lose(0, Cause::Unreachable);
+                } else {
+                    world.now = world.now.after(pass::SKIP_PATIENCE);
+                    world.input(Input::Clock);
+                }
+                74
+            }
+        };
+        assert!(world.serve(|_, _, _| Verdict::Ack));
+        let passed = world.stored.passed;
+        assert_eq!((passed.acked, passed.skipped), (acked + 200, 300 - acked));
+        assert!(
+            world.came.values().all(|times| *times == 1),
+            "what was in flight comes once"
+        );
+        assert_eq!(world.stored.unacked, Unacked::run(acked + 1, 301));
+    }
+}
+
+#[test]
 fn what_was_passed_without_a_connection_is_not_sent_and_all_else_is_sent_once() {
     let records = [0, 0, 5, 3, 2, 4, 0, 0, 7, 1];
     let mut world = World::before(settings(1), &records, true);

@@ -284,12 +284,16 @@ impl Trail {
     }
 
     /// Passes everything that was read and not passed before event `seq` in this way. What is in flight
-    /// may still be acknowledged, and then counts so, when it is given up.
+    /// may still be acknowledged: when it is given up it counts so then, and it is skipped only when it
+    /// is not in flight any more.
     pub(crate) fn pass_over(&mut self, seq: u64, way: Way) {
         let ids: Vec<SpanId> = self.spans().map(|span| span.id).collect();
         for id in ids {
             let Some(span) = self.span(id) else { continue };
             let is_flying = span.holder == Holder::Lane;
+            if is_flying && way == Way::Skipped {
+                continue;
+            }
             let mut over = 0;
             let mut steps = VecDeque::with_capacity(span.steps.len() + 1);
             for mut step in span.steps.drain(..) {
@@ -304,7 +308,7 @@ impl Trail {
                 steps.push_back(step);
             }
             span.steps = steps;
-            if is_flying && way == Way::Dropped && over > 0 {
+            if is_flying && over > 0 {
                 *self.late.entry(id).or_default() += over;
             }
             self.pass(id, 0, |passed| &mut passed.acked);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
+use crate::harness::Mode;
 use crate::harness::SOON;
 use crate::harness::Spool;
 use crate::harness::needs_root;
@@ -48,6 +49,56 @@ fn is_sound(spool: &Spool) {
     let mut accounts = accounts.filter(|one| one["check"] == "accounts");
     assert!(accounts.clone().count() >= 3, "{report}");
     assert!(accounts.all(|one| one["verdict"] == "ok"), "{report}");
+}
+
+#[test]
+fn a_skip_counts_what_is_on_its_way_as_sent_when_it_is_acknowledged_and_lets_its_file_go() {
+    let logstash = Logstash::new(Keep::Events);
+    logstash.answer(Mode::Never);
+    let mut spool = Spool::new(logstash.port());
+    let folder = spool.root().join("source");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("a.log");
+    fs::write(&file, "1\n2\n").unwrap();
+    let toml = format!(
+        "[[files]]\npaths = [\"{}/*.log\"]\nscan = \"200ms\"\nquiet = \"200ms\"\nafter_ack = \"delete\"\n",
+        folder.display()
+    );
+    spool.job("files", &toml, "README", "");
+    spool.start();
+    wait_until(SOON, "the file's events are on their way", || {
+        logstash.arrived() > 0 && spool.job_status("files")["files"]["waiting_releases"] == 1
+    });
+    spool.job("many", ONCE, "job.sh", "seq 1 20000\n");
+    wait_until(SOON, "more waits than can be on its way", || {
+        spool.job_status("many")["last_run"]["outcome"] == "success"
+    });
+    let skipped = std::thread::scope(|scope| {
+        let skip =
+            scope.spawn(|| spool.command(&["queue", "skip", "lumberjack", "--all", "--yes"]));
+        wait_until(SOON, "the output is told to skip", || {
+            let log = fs::read_to_string(spool.log()).unwrap();
+            log.contains("an ACK of what is in flight is waited for")
+        });
+        logstash.answer(Mode::All);
+        skip.join().unwrap()
+    });
+    let words = said(&skipped);
+    assert!(skipped.status.success(), "{words}");
+    assert!(
+        words.contains("what is on its way now and is acknowledged within 10 s counts as sent"),
+        "{words}"
+    );
+    assert!(words.contains(" acknowledged meanwhile"), "{words}");
+    wait_until(SOON, "the file is gone", || !file.exists());
+    wait_until(SOON, "all is acknowledged or skipped", || {
+        spool.status()["totals"]["waiting_events"] == 0
+    });
+    let output = &spool.status()["outputs"][0];
+    let (acked, skipped) = (&output["acked_events"], &output["skipped_events"]);
+    assert_eq!(acked.as_u64().unwrap(), logstash.count() as u64, "{output}");
+    assert!(skipped.as_u64().unwrap() > 10_000, "{output}");
+    is_sound(&spool);
 }
 
 #[test]

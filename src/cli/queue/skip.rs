@@ -126,7 +126,8 @@ fn skip(
             "nothing to skip: {output} waits for no event up to there"
         )));
     }
-    say::note(&ahead.told(output, until));
+    let live = consent::is_live(root);
+    say::note(&ahead.told(output, until, live));
     consent::ask("Skip them?", args.yes)?;
     let after = match consent::claim(root)? {
         Some(_claim) => {
@@ -138,8 +139,13 @@ fn skip(
         None => block_on(by_daemon(disk, root, output, until))??,
     };
     let skipped = after.passed.skipped.saturating_sub(before.passed.skipped);
+    let acked = after.passed.acked.saturating_sub(before.passed.acked);
+    let meanwhile = match acked {
+        0 => String::new(),
+        _ => format!(", {acked} acknowledged meanwhile"),
+    };
     Ok(say::done(&format!(
-        "{} skipped; {output} goes on with event {}",
+        "{} skipped{meanwhile}; {output} goes on with event {}",
         count(skipped, "event"),
         after.seq
     )))
@@ -233,7 +239,7 @@ impl Ahead {
         Ok(ahead)
     }
 
-    fn told(&self, output: &str, until: u64) -> String {
+    fn told(&self, output: &str, until: u64, live: bool) -> String {
         let mut text = format!("{output} would not be sent {}", count(self.events, "event"));
         if let Some((first, last)) = self.times {
             text += &format!(" read from {first} to {last}");
@@ -252,6 +258,9 @@ impl Ahead {
             text += &format!("; {} cannot be read", count(self.damaged, "record"));
         }
         text += &format!("; it would go on with event {until}");
+        if live {
+            text += "; what is on its way now and is acknowledged within 10 s counts as sent";
+        }
         text
     }
 }
