@@ -154,11 +154,11 @@ impl House {
             );
         }
         let ledger = queue.ledger();
-        let before = before(&locked(&ledger));
+        let is_configured = |output: &String| root.outputs.iter().any(|one| one.name == *output);
+        let before = before(&locked(&ledger), is_configured);
         let results = Results::new(claim.root.join("results"));
         keeper::settle(&results, &locked(&ledger), clock::now());
         let outputs = Outputs::start(&root.outputs, taps, &claim.root, random());
-        let is_configured = |output: &String| root.outputs.iter().any(|one| one.name == *output);
         let lost_cursors = report.lost_cursors.into_iter().filter(is_configured);
         let house = Self {
             started_at: clock::now(),
@@ -604,9 +604,14 @@ pub(super) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-pub(crate) fn before(ledger: &Ledger) -> Before {
+/// What the log says of the time before this start; nothing that comes now is for an output that left.
+pub(crate) fn before(ledger: &Ledger, is_configured: impl Fn(&String) -> bool) -> Before {
     let jobs = ledger.jobs.iter();
     let open = ledger.open.iter();
+    let route = |outputs: &[String]| {
+        let wanted = outputs.iter().filter(|output| is_configured(output));
+        Route::to(wanted.cloned().collect())
+    };
     Before {
         pasts: jobs
             .map(|(job, past)| (job.clone(), past_of(past)))
@@ -618,7 +623,7 @@ pub(crate) fn before(ledger: &Ledger) -> Before {
                 generation: open.generation.clone(),
                 trigger: open.trigger,
                 scheduled_at: open.scheduled_at.map(Timestamp),
-                route: Route::to(open.outputs.clone()),
+                route: route(&open.outputs),
                 at: Timestamp(open.at),
             })
             .collect(),

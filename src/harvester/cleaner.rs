@@ -210,11 +210,14 @@ impl Cleaner {
     async fn tell(&self, items: Vec<Item>) -> Result<(), Refused> {
         let mut by_route: BTreeMap<Route, Portion> = BTreeMap::new();
         let at = clock::now();
+        let gone: Vec<String> = locked(&self.frozen).keys().cloned().collect();
         for item in items {
             let Some(end) = item.end.clone() else {
                 continue;
             };
-            let route = Route::to(item.past.of.outputs.clone());
+            let mut outputs = item.past.of.outputs.clone();
+            outputs.retain(|output| !gone.contains(output));
+            let route = Route::to(outputs);
             let portion = by_route.entry(route.clone()).or_default();
             portion.route = route;
             let refused = match &end {

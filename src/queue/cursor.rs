@@ -25,7 +25,12 @@ const PREFIX: &str = "cursor-";
 
 const MAGIC: [u8; 4] = *b"SPC1";
 const SLOT_BYTES: usize = 512;
-const USED_BYTES: usize = 128;
+const USED_BYTES: usize = 192;
+
+/// Absences of an output that are told apart; beyond it events of the oldest count as dropped, which
+/// says more than was lost. Only those behind the cursor matter: several are there when an output comes
+/// and goes and takes nothing meanwhile.
+const ABSENCES_MAX: usize = 4;
 
 /// How an output passed events. Only the first two let a source be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -98,6 +103,42 @@ impl Unacked {
     }
 }
 
+/// The times in which an output was not configured, in numbers of events: none captured then was for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Absences([(u64, u64); ABSENCES_MAX]);
+
+impl Absences {
+    /// Whether the last one goes on.
+    #[must_use]
+    pub const fn is_away(&self) -> bool {
+        self.0[ABSENCES_MAX - 1].1 == u64::MAX
+    }
+
+    /// One begins; `seq` is the next event to be captured.
+    pub fn begin(&mut self, seq: u64) {
+        if self.0[ABSENCES_MAX - 1].1 != seq {
+            self.0.rotate_left(1);
+            self.0[ABSENCES_MAX - 1].0 = seq;
+        }
+        self.0[ABSENCES_MAX - 1].1 = u64::MAX;
+    }
+
+    /// The last one ends before event `seq`.
+    pub const fn end(&mut self, seq: u64) {
+        self.0[ABSENCES_MAX - 1].1 = seq;
+    }
+
+    /// What lies outside of them of the events from `from` up to `to`, not itself.
+    pub fn outside(&self, mut from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
+        let absences = self.0.into_iter().chain([(to, to)]);
+        absences.filter_map(move |(away, back)| {
+            let before = (from, away.min(to));
+            from = from.max(back);
+            (before.0 < before.1).then_some(before)
+        })
+    }
+}
+
 /// How far an output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
@@ -113,8 +154,23 @@ pub struct Cursor {
     pub passed: Passed,
     /// Where it did so without an ACK.
     pub unacked: Unacked,
-    /// Its output has left the configuration: nothing was kept for it since.
-    pub frozen: bool,
+    /// When its output was not configured. Nothing is kept for it while it is not.
+    pub away: Absences,
+}
+
+impl Cursor {
+    /// Whether its output has left the configuration.
+    #[must_use]
+    pub const fn is_frozen(&self) -> bool {
+        self.away.is_away()
+    }
+
+    /// How many events up to `next_seq`, not itself, it has yet to pass that may be for its output.
+    #[must_use]
+    pub fn waiting(&self, next_seq: u64) -> u64 {
+        let outside = self.away.outside(self.seq, next_seq);
+        outside.map(|(from, to)| to - from).sum()
+    }
 }
 
 /// The file that an output's cursor lives in.
@@ -345,7 +401,6 @@ fn write_slot(output: &str, generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES
     LittleEndian::write_u64(&mut out[16..24], cursor.at.segment);
     LittleEndian::write_u64(&mut out[24..32], cursor.at.offset);
     LittleEndian::write_u32(&mut out[32..36], cursor.done);
-    LittleEndian::write_u32(&mut out[36..40], cursor.frozen.into());
     LittleEndian::write_u64(&mut out[40..48], cursor.seq);
     LittleEndian::write_u64(&mut out[48..56], cursor.born);
     LittleEndian::write_u64(&mut out[56..64], cursor.passed.acked);
@@ -357,6 +412,11 @@ fn write_slot(output: &str, generation: u64, cursor: &Cursor) -> [u8; SLOT_BYTES
     LittleEndian::write_u64(&mut out[104..112], cursor.unacked.total);
     LittleEndian::write_u64(&mut out[112..120], cursor.unacked.from);
     LittleEndian::write_u64(&mut out[120..128], cursor.unacked.to);
+    for (number, (from, to)) in cursor.away.0.into_iter().enumerate() {
+        let at = 128 + 16 * number;
+        LittleEndian::write_u64(&mut out[at..at + 8], from);
+        LittleEndian::write_u64(&mut out[at + 8..at + 16], to);
+    }
     let crc = checksum(output, &out[8..USED_BYTES]);
     LittleEndian::write_u32(&mut out[4..8], crc);
     out
@@ -390,7 +450,7 @@ fn read_slot(output: &str, bytes: &[u8]) -> Option<(u64, Cursor)> {
             from: at(112),
             to: at(120),
         },
-        frozen: LittleEndian::read_u32(&bytes[36..40]) != 0,
+        away: Absences([0, 1, 2, 3].map(|number| (at(128 + 16 * number), at(136 + 16 * number)))),
     };
     Some((at(8), cursor))
 }
@@ -424,8 +484,36 @@ mod tests {
                 from: seq,
                 to: seq + 7,
             },
-            frozen: seq.is_multiple_of(2),
+            away: Absences([(0, 0), (1, seq), (seq + 1, seq + 2), (seq + 3, u64::MAX)]),
         }
+    }
+
+    #[test]
+    fn what_was_captured_in_an_absence_is_told_apart_until_there_were_too_many() {
+        let mut away = Absences::default();
+        let outside = |away: &Absences, from, to| away.outside(from, to).collect::<Vec<_>>();
+        assert_eq!(outside(&away, 1, 9), [(1, 9)]);
+        away.begin(10);
+        assert!(away.is_away());
+        assert_eq!(outside(&away, 4, 30), [(4, 10)]);
+        assert_eq!(outside(&away, 12, 30), []);
+        away.end(20);
+        assert!(!away.is_away());
+        assert_eq!(outside(&away, 4, 30), [(4, 10), (20, 30)]);
+        assert_eq!(outside(&away, 15, 18), []);
+        for from in [30, 50, 60] {
+            away.begin(from);
+            away.end(from + 5);
+        }
+        // Nothing was captured between: it was away all the time.
+        away.begin(65);
+        away.end(70);
+        let parts = [(4, 10), (20, 30), (35, 50), (55, 60), (70, 99)];
+        assert_eq!(outside(&away, 4, 99), parts);
+        away.begin(80);
+        away.end(90);
+        let parts = [(4, 30), (35, 50), (55, 60), (70, 80), (90, 99)];
+        assert_eq!(outside(&away, 4, 99), parts);
     }
 
     #[test]

@@ -363,7 +363,7 @@ impl SegmentView {
 /// The outputs that are configured and whose cursors lie in this segment or before it.
 fn needed_by(id: u64, survey: &Survey) -> Vec<String> {
     let behind = survey.cursors.iter().filter(|(_, cursor)| {
-        !cursor.frozen && cursor.at.segment <= id && cursor.seq < survey.ledger.next_seq
+        !cursor.is_frozen() && cursor.at.segment <= id && cursor.seq < survey.ledger.next_seq
     });
     behind.map(|(output, _)| output.clone()).collect()
 }

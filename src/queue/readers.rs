@@ -78,7 +78,7 @@ pub(crate) fn open_cursors(
         let (mut file, stored) = CursorFile::open(disk, dir, output).map_err(failed)?;
         let cursor = match stored {
             Stored::Cursor(cursor) if cursor.at <= head.0 && cursor.seq <= head.1 => {
-                thawed(output, cursor, oldest)
+                thawed(output, cursor, oldest, head.1)
             }
             Stored::Missing if !is_known(output) => at(match start {
                 Begin::Newest => head,
@@ -105,39 +105,54 @@ pub(crate) fn open_cursors(
     Ok(cursors)
 }
 
-/// An output that comes back goes on where it was; what was not kept for it is dropped.
-fn thawed(output: &str, mut cursor: Cursor, (at, seq): (Position, u64)) -> Cursor {
-    if std::mem::take(&mut cursor.frozen) && cursor.at < at {
-        let gone = seq.saturating_sub(cursor.seq);
-        if gone > 0 {
+/// An output that comes back before event `next_seq` goes on where it was. Of what is gone, what was
+/// captured in its absence was for others, the rest is dropped.
+fn thawed(
+    output: &str,
+    mut cursor: Cursor,
+    (at, oldest): (Position, u64),
+    next_seq: u64,
+) -> Cursor {
+    if !cursor.is_frozen() {
+        return cursor;
+    }
+    cursor.away.end(next_seq);
+    if cursor.at < at {
+        let seq = oldest.max(cursor.seq);
+        let mut dropped = 0;
+        for (from, to) in cursor.away.outside(cursor.seq, seq) {
+            dropped += to - from;
+            cursor.unacked.add(&Unacked::run(from, to));
+        }
+        if dropped > 0 {
             tracing::warn!(
                 output,
-                events = gone,
+                events = dropped,
                 "the output is configured again: events that were not kept for it meanwhile are dropped for it"
             );
         }
-        cursor.passed.dropped += gone;
-        cursor
-            .unacked
-            .add(&Unacked::run(cursor.seq, cursor.seq + gone));
-        (cursor.at, cursor.done, cursor.seq) = (at, 0, cursor.seq + gone);
+        cursor.passed.dropped += dropped;
+        cursor.passed.not_mine += seq - cursor.seq - dropped;
+        (cursor.at, cursor.done, cursor.seq) = (at, 0, seq);
     }
     cursor
 }
 
-/// Marks the cursors of all outputs that are not among `outputs`, and returns them.
+/// Marks the cursors of all outputs that are not among `outputs`, and returns them; `next_seq` is the
+/// next event to be captured.
 pub(super) fn freeze(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     outputs: &[Reader],
+    next_seq: u64,
 ) -> io::Result<BTreeMap<String, Cursor>> {
     let mut frozen = BTreeMap::new();
     for (output, mut cursor) in cursor::all(&**disk, dir)?.found {
         if outputs.iter().any(|reader| reader.output == output) {
             continue;
         }
-        if !cursor.frozen {
-            cursor.frozen = true;
+        if !cursor.is_frozen() {
+            cursor.away.begin(next_seq);
             let (mut file, _) = CursorFile::open(disk, dir, &output)?;
             file.sync(&cursor)?;
             tracing::warn!(

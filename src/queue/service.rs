@@ -216,7 +216,7 @@ impl Queue {
                 .zip(cursors.iter().map(|(_, cursor)| *cursor))
                 .collect(),
         ));
-        let frozen = readers::freeze(&disk, dir, outputs).map_err(at_dir)?;
+        let frozen = readers::freeze(&disk, dir, outputs, writer.captured_seq()).map_err(at_dir)?;
         let ledger = writer.ledger();
         let abandoned = Arc::new(AtomicBool::new(false));
         let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), 0, None));

@@ -178,7 +178,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> Result<Verdi
 
 /// The first event that an output of the configuration has not passed.
 fn needed(cursors: &[(String, Cursor)]) -> Option<u64> {
-    let cursors = cursors.iter().filter(|(_, cursor)| !cursor.frozen);
+    let cursors = cursors.iter().filter(|(_, cursor)| !cursor.is_frozen());
     cursors.map(|(_, cursor)| cursor.seq).min()
 }
 

@@ -177,7 +177,7 @@ impl Daemon {
                 &mut marks,
             ));
         }
-        let known = before(&locked(&ledger));
+        let known = before(&locked(&ledger), |_| true);
         let (supervisor, effects) = Supervisor::new(Start {
             now: out.now,
             host: "host".to_owned(),

@@ -132,7 +132,7 @@ fn an_output_that_left_is_frozen_until_it_is_forgotten_with_or_without_a_daemon(
 }
 
 #[test]
-fn an_output_that_comes_back_goes_on_where_it_was_and_what_is_gone_is_dropped() {
+fn an_output_that_comes_back_goes_on_where_it_was_and_drops_only_what_was_for_it() {
     let logstash = Logstash::new(Keep::Events);
     let mut old = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
@@ -169,11 +169,11 @@ fn an_output_that_comes_back_goes_on_where_it_was_and_what_is_gone_is_dropped() 
         status = output(&spool, "old");
         status["waiting_events"] == 0
     });
-    assert!(status["dropped_events"].as_u64() > Some(1_000), "{status}");
+    let dropped = status["dropped_events"].as_u64().unwrap();
+    assert!((1..20).contains(&dropped), "{status}");
+    assert!(status["not_mine_events"].as_u64() > Some(1_000), "{status}");
     assert_eq!(status["damaged_events"], 0, "{status}");
-    let (all, lines) = (logstash.lines("much"), old.lines("much"));
-    assert!(all.ends_with(&lines) && lines.len() < all.len());
-    assert!(old.lines("before").is_empty());
+    assert!(old.lines("before").is_empty() && old.lines("much").is_empty());
     assert_eq!(spool.said_of("the output is configured again"), 1);
     spool.stop();
     let root = spool.root();
