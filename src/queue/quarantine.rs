@@ -190,10 +190,11 @@ pub fn keep_span(
         _ => {}
     }
     let copy = disk.open(&to, Open::CreateNew)?;
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let all = usize::try_from(end.saturating_sub(span.from)).unwrap_or(usize::MAX);
+    let mut chunk = vec![0; CHUNK_BYTES.min(all)];
     let mut at = span.from;
     while at < end {
-        let want = usize::try_from(end - at).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        let want = usize::try_from(end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
         let read = from.read_at(at, &mut chunk[..want])?;
         if read == 0 {
             break;

@@ -523,7 +523,8 @@ fn pieces(
     bytes: Range<u64>,
     mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<u32> {
-    let mut piece = vec![0; PIECE_BYTES];
+    let all = usize::try_from(bytes.end.saturating_sub(bytes.start)).unwrap_or(usize::MAX);
+    let mut piece = vec![0; PIECE_BYTES.min(all)];
     let mut checksum = crc32fast::Hasher::new();
     let mut at = bytes.start;
     while at < bytes.end {
