@@ -134,6 +134,17 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// ENOSPC, or `Unsupported` where the file system cannot.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Takes the lock on the file, which this handle then has until it is dropped; `false`: another handle has
+    /// it, in this process or in another. It holds off only those that ask for it.
+    ///
+    /// # Errors
+    /// What the operating system said; some network file systems know no locks.
+    fn try_lock(&self) -> io::Result<bool>;
+    /// Device and inode: no other file has these as long as this handle is open.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    fn id(&self) -> io::Result<(u64, u64)>;
 }
 
 /// A lock on a file, held until dropped or until the process ends.
@@ -235,6 +246,15 @@ impl DiskFile for OsFile {
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         self.1.step("reserve", || self.0.allocate(bytes))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        try_exclusively(&self.0)
+    }
+
+    fn id(&self) -> io::Result<(u64, u64)> {
+        let meta = self.0.metadata()?;
+        Ok((meta.dev(), meta.ino()))
     }
 }
 
@@ -355,10 +375,15 @@ pub fn lock_folder(dir: &Path) -> io::Result<Option<Lock>> {
 }
 
 fn exclusively(file: File) -> io::Result<Option<Lock>> {
-    match LockExt::try_lock_exclusive(&file) {
-        Ok(()) => Ok(Some(Lock(file))),
+    Ok(try_exclusively(&file)?.then(|| Lock(file)))
+}
+
+/// `flock(2)`; `false` when another handle has the lock.
+fn try_exclusively(file: &File) -> io::Result<bool> {
+    match LockExt::try_lock_exclusive(file) {
+        Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-            Ok(None)
+            Ok(false)
         }
         Err(error) => Err(error),
     }

@@ -1,7 +1,7 @@
-//! From a thread that reads to a client that sends: in order, and bounded.
+//! From a thread that reads to a task that sends: in order, and bounded.
 //!
-//! All that has been read goes as soon as the server has taken over what went before, so a slow
-//! source is not held up and a fast one fills its windows. Must never know where events come from.
+//! All that has been read goes as soon as what went before is taken over, so a slow source is not
+//! held up and a fast one fills its windows. Must never know where events come from, or go.
 
 use std::sync::Arc;
 use std::sync::Condvar;
@@ -10,9 +10,6 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 
 use crate::event::Frames;
-use crate::lumberjack::Client;
-use crate::lumberjack::client::Checked;
-use crate::lumberjack::client::Error;
 use crate::queue::locked;
 
 /// The reader waits while this much has been read and not been taken by the sender: some full
@@ -81,8 +78,8 @@ impl Drop for Feeder {
 }
 
 impl Feed {
-    /// Sends all that comes, until the reader is gone; how much that was, the client knows.
-    pub(super) async fn send_by(&self, client: &mut Client) -> Result<(), Error> {
+    /// All that has been read since the last call; waits for it. `None`: the reader is gone.
+    pub(super) async fn next(&self) -> Option<Frames> {
         loop {
             let (frames, last) = {
                 let mut state = locked(&self.0.state);
@@ -90,9 +87,9 @@ impl Feed {
             };
             self.0.room.notify_one();
             if !frames.is_empty() {
-                client.send_all(frames.payloads().map(Checked)).await?;
+                return Some(frames);
             } else if last {
-                return Ok(());
+                return None;
             } else {
                 self.0.events.notified().await;
             }

@@ -157,13 +157,15 @@ enum Command {
         #[command(subcommand)]
         what: queue::Command,
     },
-    /// Send kept events again, or those set aside, under the same event.id; the daemon's cursors do not move
+    /// Send kept events again, or those set aside, to any output, under the same event.id; the daemon's cursors do not move
     #[command(after_help = "Examples:
   spoolbeat replay disk --since 2h --root /srv/spool
   spoolbeat replay --seq 5000..9000 --rate 500/s --dry-run
   spoolbeat replay disk --run 20261121-100720.631-18f145b8 --stdout
-  spoolbeat replay --dead-letter --output lumberjack --dry-run
-  spoolbeat replay --dead-letter --output lumberjack")]
+  spoolbeat replay disk --since 2h --output archive
+  spoolbeat replay --dead-letter lumberjack --dry-run
+  spoolbeat replay --dead-letter lumberjack
+  spoolbeat replay --dead-letter lumberjack --output archive")]
     Replay(replay::Args),
     /// Receive events as Logstash would, and print them or keep them in files
     #[command(after_help = "Examples:
@@ -282,31 +284,41 @@ fn servers(outputs: &[Output]) -> impl Iterator<Item = (&str, &Settings)> {
     })
 }
 
-/// The output of this name, without one the first that is a server; says which there are when there
-/// is none, and of one that is no server, which only its daemon may write to, what to do instead.
+/// The output of this name, without one the first; says which there are when there is none.
+fn named<'a>(outputs: &'a [Output], name: Option<&str>) -> Result<&'a Output, ExitCode> {
+    let is_meant = |output: &&Output| name.is_none_or(|name| name == output.name);
+    outputs.iter().find(is_meant).ok_or_else(|| {
+        let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+        let (name, names) = (name.unwrap_or_default(), names.join(", "));
+        let why = format!("there is no output `{name}`; spoolbeat.toml has: {names}");
+        say::fail(say::BAD_CONFIG, &why)
+    })
+}
+
+/// The output of this name, without one the first that is a server; of one that is no server, and when
+/// there is none, says what to do instead.
 fn choose<'a>(
     outputs: &'a [Output],
     name: Option<&str>,
     instead: &str,
 ) -> Result<(&'a str, &'a Settings), ExitCode> {
-    let chosen = servers(outputs).find(|(known, _)| name.is_none_or(|name| name == *known));
-    let named = |name| outputs.iter().find(|output| output.name == name);
-    let why = match (chosen, name) {
-        (Some(chosen), _) => return Ok(chosen),
-        (None, Some(name)) => match named(name) {
-            Some(output) => format!(
-                "output `{name}` is no server but of kind \"{}\", which only the daemon writes to; {instead}",
-                output.kind.kind()
+    let why = match name {
+        None => match servers(outputs).next() {
+            Some(server) => return Ok(server),
+            None => format!(
+                "no output of spoolbeat.toml is a server, with kind = \"lumberjack\"; {instead}"
             ),
-            None => {
-                let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-                let names = names.join(", ");
-                format!("there is no output `{name}`; spoolbeat.toml has: {names}")
-            }
         },
-        (None, None) => format!(
-            "no output of spoolbeat.toml is a server, with kind = \"lumberjack\"; {instead}"
-        ),
+        Some(name) => {
+            let output = named(outputs, Some(name))?;
+            match servers(std::slice::from_ref(output)).next() {
+                Some(server) => return Ok(server),
+                None => format!(
+                    "output `{name}` is no server but of kind \"{}\"; {instead}",
+                    output.kind.kind()
+                ),
+            }
+        }
     };
     Err(say::fail(say::BAD_CONFIG, &why))
 }

@@ -24,7 +24,7 @@ use crate::queue::select::Go;
 use crate::queue::verify;
 use crate::units;
 
-mod consent;
+pub(super) mod consent;
 mod repair;
 mod skip;
 
@@ -120,6 +120,11 @@ pub fn run(command: &Command, config: &config::Root) -> ExitCode {
     let root = &*config.dir;
     if let Command::Repair(args) = command {
         return repair::run(args, &disk, config);
+    }
+    if let Command::Cat { select, .. } = command
+        && let Err(said) = select.check()
+    {
+        return said;
     }
     let dir = root.join("queue");
     let survey = match survey(&disk, root) {

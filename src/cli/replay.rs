@@ -21,11 +21,13 @@ use std::time::Duration;
 use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_SYSTEM;
 use crate::cli::choose;
-use crate::cli::exit_of;
 use crate::cli::feed;
 use crate::cli::feed::Feeder;
 use crate::cli::feed::Gone;
+use crate::cli::named;
+use crate::cli::queue::consent;
 use crate::cli::say;
+use crate::cli::say::BAD_CONFIG;
 use crate::cli::say::CANNOT_READ;
 use crate::cli::say::count;
 use crate::cli::select;
@@ -38,7 +40,7 @@ use crate::disk::Disk;
 use crate::disk::OsDisk;
 use crate::event::RunId;
 use crate::event::envelope::Replay;
-use crate::lumberjack::Client;
+use crate::lumberjack::client::Checked;
 use crate::lumberjack::client::Error;
 use crate::queue::inspect;
 use crate::queue::inspect::Kept;
@@ -47,14 +49,16 @@ use crate::queue::locked;
 use crate::queue::select::Filter;
 use crate::queue::select::Go;
 use crate::queue::select::events;
-use crate::sink::lumberjack::Settings;
+use crate::sink;
 use crate::units;
 use crate::units::Timestamp;
 
 mod dead_letter;
 mod progress;
+mod to;
 
 use progress::Progress;
+use to::To;
 
 /// `spoolbeat replay`.
 #[derive(Debug, clap::Args)]
@@ -66,11 +70,14 @@ pub struct Args {
     /// Which events.
     #[command(flatten)]
     pub select: Box<Select>,
-    /// Instead of kept events, those that the output's server had refused and that were set aside
-    /// in dead-letter/; what is acknowledged now is removed there
-    #[arg(long, conflicts_with_all = ["job", "run", "since", "until", "id", "seq", "grep", "rate"])]
-    pub dead_letter: bool,
-    /// The output to send to; default: the first one of spoolbeat.toml
+    /// Instead of kept events, those that the server of output NAME had refused and that were set
+    /// aside in dead-letter/; what is taken now is removed there. Default: that of --output if it is
+    /// a server, else the first server; they go to --output, or again to that server
+    #[arg(long, value_name = "NAME", num_args = 0..=1,
+        conflicts_with_all = ["job", "run", "since", "until", "id", "seq", "grep", "rate"])]
+    pub dead_letter: Option<Option<String>>,
+    /// The output to send to; default: the first one of spoolbeat.toml. Of kind file: into its file,
+    /// while the daemon writes there, too. Of kind stdout: lines as of that output, printed here
     #[arg(long, value_name = "NAME")]
     pub output: Option<String>,
     /// Print the events as they are instead of sending them
@@ -83,13 +90,6 @@ pub struct Args {
     #[arg(long, conflicts_with = "stdout")]
     pub dry_run: bool,
 }
-
-/// What to do for an output that is no server.
-const INSTEAD: &str =
-    "--stdout instead of --output prints the events, for a file: --stdout >> FILE";
-
-/// How often in a row the replay tries again before it is given up.
-const RETRIES: u32 = 2;
 
 /// Ended by Ctrl-C: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -121,30 +121,33 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         id: RunId::new(clock::now(), std::process::id()),
         at: clock::now(),
     };
+    if let Err(said) = args.select.check() {
+        return said;
+    }
+    if let Some(whose) = &args.dead_letter {
+        return match letters(&args, whose.as_deref(), root, outputs, replay) {
+            Ok((name, what)) => dead_letter::run(&OsDisk, root, name, what).await,
+            Err(said) => said,
+        };
+    }
     // For what is only printed or counted no output need be known; one that is named has to be there.
-    let for_output = args.dead_letter || args.output.is_some() || !(args.dry_run || args.stdout);
-    let chosen = for_output.then(|| choose(outputs, args.output.as_deref(), INSTEAD));
+    let for_output = args.output.is_some() || !(args.dry_run || args.stdout);
+    let chosen = for_output.then(|| named(outputs, args.output.as_deref()));
     let chosen = match chosen.transpose() {
         Ok(chosen) => chosen,
         Err(said) => return said,
     };
-    if args.dead_letter
-        && let Some((name, settings)) = chosen
-    {
-        let what = match (args.dry_run, args.stdout) {
-            (true, _) => dead_letter::What::Count,
-            (_, true) => dead_letter::What::Print,
-            _ => dead_letter::What::Send(replay),
-        };
-        return dead_letter::run(&OsDisk, root, name, settings, what).await;
-    }
     let source = match Source::find(&args, root) {
         Ok(source) => source,
         Err(said) => return said,
     };
     let done = match chosen {
         _ if args.dry_run => source.count(&args),
-        Some(output) => return send(args, source, output, replay).await,
+        Some(output) => {
+            return send(args, source, output, replay)
+                .await
+                .unwrap_or_else(|said| said);
+        }
         None => source.print(),
     };
     match done {
@@ -152,6 +155,51 @@ pub async fn run(args: Args, root: &Path, outputs: &[Output]) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => source.unreadable(&error),
     }
+}
+
+/// Whose dead letters are meant, and what is done with them.
+fn letters<'a>(
+    args: &Args,
+    whose: Option<&str>,
+    root: &Path,
+    outputs: &'a [Output],
+    replay: Replay,
+) -> Result<(&'a str, dead_letter::What<'a>), ExitCode> {
+    let to = match &args.output {
+        Some(name) => Some(named(outputs, Some(name))?),
+        None => None,
+    };
+    let servers: Vec<&str> = super::servers(outputs).map(|(name, _)| name).collect();
+    let instead = match &*servers {
+        [] => "only servers refuse events, so there are no dead letters".to_owned(),
+        names => format!(
+            "only servers refuse events; --dead-letter NAME says whose dead letters are meant, one of: {}",
+            names.join(", ")
+        ),
+    };
+    let is_server = |output: &&Output| servers.contains(&&*output.name);
+    let own = to.filter(is_server).map(|output| &*output.name);
+    let (name, _) = choose(outputs, whose.or(own), &instead)?;
+    let to = match to {
+        Some(to) => to,
+        None => named(outputs, Some(name))?,
+    };
+    let what = match (args.dry_run, args.stdout) {
+        (true, _) => dead_letter::What::Count,
+        (_, true) => dead_letter::What::Print,
+        _ if to.kind == sink::Settings::Stdout => {
+            let why = format!(
+                "output `{}` is of kind \"stdout\": dead letters would be removed although only printed; --stdout prints them, and keeps them",
+                to.name
+            );
+            return Err(say::fail(BAD_CONFIG, &why));
+        }
+        _ => {
+            consent::is_ours(root)?;
+            dead_letter::What::Send(replay, to)
+        }
+    };
+    Ok((name, what))
 }
 
 impl Source {
@@ -271,19 +319,29 @@ enum End {
 async fn send(
     args: Args,
     source: Source,
-    (name, settings): (&str, &Settings),
+    output: &Output,
     replay: Replay,
-) -> ExitCode {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return say::fail(EXIT_SYSTEM, &error.to_string()),
-    };
+) -> Result<ExitCode, ExitCode> {
+    let (name, settings) = (&output.name, &output.kind);
+    if let sink::Settings::File(_) = settings {
+        consent::is_ours(&source.root)?;
+    }
+    let system = |error: io::Error| say::fail(EXIT_SYSTEM, &error.to_string());
+    let mut signals = Signals::new().map_err(system)?;
     let last = source.survey.ledger.next_seq.saturating_sub(1);
     let (from, to) = args.select.seq.unwrap_or((0, u64::MAX));
     let span = (from.max(source.kept.seq), to.min(last));
-    let mut client = match settings.client().retries(RETRIES).connect().await {
-        Ok(client) => client,
-        Err(error) => return say::fail(exit_of(&error), &error.reason),
+    let mut to = tokio::select! {
+        open = To::open(settings, |client| client.retries(to::retries(settings))) => {
+            let unreached = |error: Error| {
+                let why = format!("{error}; nothing was sent");
+                say::fail(to::exit_code(settings, &error), &why)
+            };
+            open.map_err(unreached)?
+        }
+        () = signals.next() => {
+            return Err(say::fail(EXIT_INTERRUPTED, "interrupted; nothing was sent"));
+        }
     };
     let way = OnTheWay::default();
     let (feeder, feed) = feed::new();
@@ -296,12 +354,13 @@ async fn send(
     let source = Arc::new(source);
     let reading = Arc::clone(&source);
     let reader = tokio::task::spawn_blocking(move || reader.read(&reading));
-    let mut progress = Progress::new(span);
-    let end = watch(&feed, &mut client, &way, &mut progress, &mut signals).await;
+    let mut progress = Progress::new(span, to::is_on_terminal(settings));
+    let end = watch(&feed, &mut to, &way, &mut progress, &mut signals).await;
     // The reader sees that nobody sends any more.
     drop(feed);
     let read = reader.await.map_err(io::Error::other).flatten();
-    let acked = client.acked();
+    to.settle().await;
+    let acked = to.acked();
     let next = settle(&way, acked, &mut progress);
     progress.clear();
     let told = format!(
@@ -313,7 +372,7 @@ async fn send(
         let command = again(&args, name, (next, span.1), &source.root);
         format!("\n  it stopped before event {next}; go on with:  {command}")
     });
-    match (end, read) {
+    Ok(match (end, read) {
         (End::Interrupted, _) => {
             say::fail(EXIT_INTERRUPTED, &format!("interrupted: {told}{go_on}"))
         }
@@ -322,24 +381,35 @@ async fn send(
         (End::Sent(Ok(())), Ok(missed)) => {
             say::fail(EXIT_ERROR, &format!("{told}; {}", left_out(missed)))
         }
-        (End::Sent(Err(error)), _) => say::fail(
-            exit_of(&error),
-            &format!("{error}; {told}, then given up after {RETRIES} further tries{go_on}"),
-        ),
+        (End::Sent(Err(error)), _) => {
+            let tries = match to::retries(settings) {
+                0 => String::new(),
+                tries => format!(" after {tries} further tries"),
+            };
+            say::fail(
+                to::exit_code(settings, &error),
+                &format!("{error}; {told}, then given up{tries}{go_on}"),
+            )
+        }
         (_, Err(error)) => say::fail(CANNOT_READ, &format!("{told}, then: {error}{go_on}")),
-    }
+    })
 }
 
 /// Sends until all is sent or a person has had enough, showing how far it is.
 async fn watch(
     feed: &feed::Feed,
-    client: &mut Client,
+    to: &mut To,
     way: &OnTheWay,
     progress: &mut Progress,
     signals: &mut Signals,
 ) -> End {
-    let acked = client.acked_counter();
-    let mut sending = pin!(feed.send_by(client));
+    let acked = to.acked_counter();
+    let mut sending = pin!(async {
+        while let Some(frames) = feed.next().await {
+            to.send_all(frames.payloads().map(Checked)).await?;
+        }
+        Ok(())
+    });
     loop {
         tokio::select! {
             sent = &mut sending => return End::Sent(sent),

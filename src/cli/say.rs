@@ -13,7 +13,7 @@ use crate::config::Problem;
 pub(super) const BAD_CONFIG: u8 = 78;
 
 /// Output cannot be written: `EX_IOERR` of sysexits(3).
-const CANNOT_WRITE: u8 = 74;
+pub(super) const CANNOT_WRITE: u8 = 74;
 
 /// An input fails while it is read: `EX_IOERR` of sysexits(3).
 pub(super) const CANNOT_READ: u8 = 74;

@@ -1,7 +1,11 @@
 //! The flags that select kept events, the same for every command that does.
 
+use std::process::ExitCode;
+
 use regex::bytes::Regex;
 
+use crate::cli::EXIT_USAGE;
+use crate::cli::say;
 use crate::clock;
 use crate::queue::inspect::Kept;
 use crate::queue::select::Filter;
@@ -32,6 +36,19 @@ pub struct Select {
 }
 
 impl Select {
+    /// Refuses what no event can meet.
+    pub(super) fn check(&self) -> Result<(), ExitCode> {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since > until => {
+                let why = format!(
+                    "--since {since} is later than --until {until}: no event can be between them; exchange the two, like --since 2h --until 1h"
+                );
+                Err(say::fail(EXIT_USAGE, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As the queue takes it; `job`: only of that job.
     pub(super) fn filter(&self, job: Option<&str>) -> Filter {
         Filter {

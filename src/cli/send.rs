@@ -19,6 +19,7 @@ use crate::cli::EXIT_SYSTEM;
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cli::exit_of;
 use crate::cli::feed;
+use crate::cli::feed::Feed;
 use crate::cli::say;
 use crate::cli::say::CANNOT_READ;
 use crate::cli::say::count;
@@ -36,6 +37,7 @@ use crate::event::envelope::Lines;
 use crate::event::envelope::Shape;
 use crate::lumberjack::Client;
 use crate::lumberjack::client::Builder;
+use crate::lumberjack::client::Checked;
 use crate::lumberjack::client::Error;
 use crate::units::parse_bytes;
 use crate::units::show_bytes;
@@ -217,7 +219,7 @@ pub async fn run(args: Args, client: Builder) -> ExitCode {
     let reader = tokio::task::spawn_blocking(move || input.run(&args.files));
     let acked = client.acked_counter();
     let end = tokio::select! {
-        end = feed.send_by(&mut client) => End::Done(end),
+        end = send_all(&feed, &mut client) => End::Done(end),
         () = signals.next() => End::Interrupted,
         () = show(&acked, &read) => End::Interrupted,
     };
@@ -244,6 +246,14 @@ pub async fn run(args: Args, client: Builder) -> ExitCode {
             Err(error) => say::fail(EXIT_SYSTEM, &format!("{told}; the reader failed: {error}")),
         },
     }
+}
+
+/// Sends all that comes, until the reader is gone; how much that was, the client knows.
+async fn send_all(feed: &Feed, client: &mut Client) -> Result<(), Error> {
+    while let Some(frames) = feed.next().await {
+        client.send_all(frames.payloads().map(Checked)).await?;
+    }
+    Ok(())
 }
 
 /// Says what became of all that was read.

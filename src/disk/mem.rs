@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use super::Disk;
 use super::DiskFile;
@@ -54,6 +57,7 @@ pub(crate) enum Verb {
     Sync,
     Truncate,
     Reserve,
+    Lock,
     List,
     MakeDir,
     Remove,
@@ -123,6 +127,8 @@ struct State {
     /// Folders that were made; those of files that were there before need not be.
     dirs: BTreeSet<Arc<str>>,
     contents: Vec<Arc<Vec<u8>>>,
+    /// Files on which a handle has the lock.
+    locks: BTreeSet<Inode>,
     /// What a power cut would leave, where somebody wants to know.
     platter: Option<Platter>,
     /// How it began, and every operation since.
@@ -320,6 +326,18 @@ struct MemFile {
     path: Arc<str>,
     inode: Inode,
     disk: MemDisk,
+    has_lock: AtomicBool,
+}
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        if *self.has_lock.get_mut() {
+            // A test that fails may have poisoned it.
+            let state = self.disk.0.lock();
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            state.locks.remove(&self.inode);
+        }
+    }
 }
 
 fn text(path: &Path) -> &str {
@@ -486,6 +504,19 @@ impl DiskFile for MemFile {
             false => Ok(()),
         }
     }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut state = self.disk.state();
+        state.may(Verb::Lock, &self.path)?;
+        if state.locks.insert(self.inode) {
+            self.has_lock.store(true, Ordering::Relaxed);
+        }
+        Ok(self.has_lock.load(Ordering::Relaxed))
+    }
+
+    fn id(&self) -> io::Result<(u64, u64)> {
+        Ok((0, self.inode as u64))
+    }
 }
 
 impl Disk for MemDisk {
@@ -504,6 +535,7 @@ impl Disk for MemDisk {
             path: name.into(),
             inode,
             disk: self.clone(),
+            has_lock: AtomicBool::new(false),
         }))
     }
 

@@ -1,23 +1,35 @@
 //! A file as an output: one JSON object a line, durable before it counts, rotated by size.
 //!
 //! The file is opened anew for each window: whoever removes or renames it gets the next events in
-//! a new one. What a crash left of a line behind the last whole one is cut off. Knows no queue.
+//! a new one. What a crash left of a line behind the last whole one is cut off. Several processes may
+//! write it, each with its own [`Target`]: the one that has the lock on the file writes and rotates.
+//! Knows no queue.
 
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::LINES_BYTES_MAX;
 use super::local;
+use crate::clock;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::Open;
 use crate::disk::OsDisk;
 use crate::event::EVENT_BYTES_MAX;
+use crate::units::show_duration;
 
 /// How much of a file's end may be unfinished after a crash: what one window may hold.
 const TAIL_BYTES_MAX: u64 = EVENT_BYTES_MAX as u64 + LINES_BYTES_MAX;
+
+/// How long another process may have the lock before the write fails: a slow disk takes seconds to
+/// sync what one window holds, and nobody holds it for longer than that.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How soon a lock that another has is tried again: it is free for moments only when that one is busy.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// `[output.NAME]` with `kind = "file"`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +66,10 @@ pub(super) struct Target {
     settings: Settings,
     /// A sync has failed: what lies in the file by now is not trusted, and nothing is added to it.
     poisoned: bool,
-    /// The file's name is durable, too.
-    placed: bool,
+    /// The file whose name is known to be durable, too.
+    placed: Option<(u64, u64)>,
+    /// How long another may have the lock.
+    patience: Duration,
 }
 
 impl Target {
@@ -68,19 +82,19 @@ impl Target {
             disk,
             settings,
             poisoned: false,
-            placed: false,
+            placed: None,
+            patience: LOCK_PATIENCE,
         }
     }
 
-    /// The file, and where its whole lines end.
+    /// The file, locked, and where its whole lines end.
     fn file(&mut self, look: Look) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        let file = match self.disk.open(&self.settings.path, Open::Write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
-            other => other?,
-        };
+        let file = self.locked()?;
+        let id = file.id()?;
         // Whoever made it may have died, or met an error, before that was durable.
-        if !self.placed {
+        if self.placed != Some(id) {
             self.place()?;
+            self.placed = Some(id);
         }
         let path = self.settings.path.display();
         let bytes = file.size()?;
@@ -92,22 +106,62 @@ impl Target {
         Ok((file, end))
     }
 
-    fn create(&mut self) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        self.placed = false;
-        let file = self.disk.open(&self.settings.path, Open::CreateNew)?;
-        self.place()?;
-        Ok((file, 0))
+    /// The file that has the path's name, made if there is none, with the lock on it.
+    fn locked(&mut self) -> io::Result<Arc<dyn DiskFile>> {
+        let started = clock::tick();
+        loop {
+            let file = match self.named()? {
+                Some(file) => file,
+                None => self.create()?,
+            };
+            let locked = file.try_lock();
+            let locked = locked.map_err(|error| {
+                io::Error::new(error.kind(), format!("it cannot be locked: {error}"))
+            })?;
+            // Whoever had the lock before may have rotated it.
+            if locked && self.named()?.map(|named| named.id()).transpose()? == Some(file.id()?) {
+                return Ok(file);
+            }
+            if clock::tick().since(started) >= self.patience {
+                let why = format!(
+                    "another process has held the lock on it for {}",
+                    show_duration(self.patience)
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            drop(file);
+            clock::pause(LOCK_PAUSE);
+        }
+    }
+
+    /// The file that has the path's name now.
+    fn named(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        match self.disk.open(&self.settings.path, Open::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn create(&mut self) -> io::Result<Arc<dyn DiskFile>> {
+        // It may get the number of one that is gone.
+        self.placed = None;
+        let path = &self.settings.path;
+        match self.disk.open(path, Open::CreateNew) {
+            // Another process was quicker; a link that leads nowhere cannot be opened either.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.open(path, Open::Write)
+            }
+            other => other,
+        }
     }
 
     /// Makes the names in the file's folder durable.
-    fn place(&mut self) -> io::Result<()> {
+    fn place(&self) -> io::Result<()> {
         let folder = self.settings.path.parent();
-        self.disk.sync_dir(folder.unwrap_or(Path::new("/")))?;
-        self.placed = true;
-        Ok(())
+        self.disk.sync_dir(folder.unwrap_or(Path::new("/")))
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    fn rotate(&self) -> io::Result<()> {
         for n in (0..self.settings.keep).rev() {
             match self
                 .disk
@@ -129,13 +183,16 @@ impl local::Target for Target {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let (mut file, mut end) = self.file(Look::Quickly)?;
-        let is_full = end + lines.len() as u64 > self.settings.rotate_bytes;
-        if self.poisoned || (end > 0 && is_full) {
+        let (file, end) = loop {
+            let (file, end) = self.file(Look::Quickly)?;
+            let is_full = end + lines.len() as u64 > self.settings.rotate_bytes;
+            if !self.poisoned && (end == 0 || !is_full) {
+                break (file, end);
+            }
+            // Another process may have the next one first, and fill it.
             self.rotate()?;
             self.poisoned = false;
-            (file, end) = self.create()?;
-        }
+        };
         let written = file.write_at(end, lines).and_then(|()| {
             let synced = file.sync();
             self.poisoned = synced.is_err();
@@ -146,6 +203,10 @@ impl local::Target for Target {
         {
             let path = self.settings.path.display();
             tracing::warn!(%path, %error, "lines that are written again could not be cut off");
+        }
+        // At once, while nobody else can have the lock: others do not know of the sync.
+        if self.poisoned {
+            self.poisoned = self.rotate().is_err();
         }
         written
     }
@@ -192,6 +253,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::local::Target as _;
     use super::*;
+    use crate::disk::mem::Fault;
     use crate::disk::mem::MemDisk;
     use crate::disk::mem::Verb;
     use crate::disk::mem::Verdict;
@@ -363,6 +425,68 @@ mod tests {
             let size = file.size().unwrap();
             assert_eq!(size, kept.unwrap_or(text.len() as u64), "{text:?}");
         }
+    }
+
+    #[test]
+    fn two_that_take_turns_on_one_file_lose_nothing_over_rotations() {
+        let disk = MemDisk::default();
+        let mut dice = Dice::new(3);
+        let mut both = [target(&disk, 40, 1000), target(&disk, 30, 1000)];
+        for n in 0..100 {
+            let turn = usize::try_from(dice.roll(2)).unwrap();
+            if dice.roll(5) == 0 {
+                both[turn].open().unwrap();
+            }
+            both[turn]
+                .write(format!("{{\"n\":{n}}}\n").as_bytes())
+                .unwrap();
+            assert_kept(&disk.crash(0), n + 1, "in turns");
+        }
+        assert_eq!(whole_lines_of(&disk), (0..100).collect::<Vec<_>>());
+        assert!(disk.files().len() > 20, "it was rotated");
+    }
+
+    #[test]
+    fn two_that_write_one_file_at_once_lose_nothing_over_rotations() {
+        let disk = MemDisk::default();
+        std::thread::scope(|scope| {
+            for part in 0..2 {
+                let mut target = target(&disk, 40, 1000);
+                scope.spawn(move || {
+                    for n in part * 200..part * 200 + 200 {
+                        let line = format!("{{\"n\":{n}}}\n");
+                        target.write(line.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(whole_lines_of(&disk), (0..400).collect::<Vec<_>>());
+        assert!(disk.files().len() > 40, "it was rotated");
+    }
+
+    #[test]
+    fn what_was_not_synced_for_one_is_added_to_by_nobody() {
+        let disk = MemDisk::default();
+        let mut both = [target(&disk, 1000, 9), target(&disk, 1000, 9)];
+        both[0].write(b"{\"n\":0}\n").unwrap();
+        disk.fail(Fault::NextSync);
+        both[0].write(b"{\"n\":1}\n").unwrap_err();
+        both[1].write(b"{\"n\":2}\n").unwrap();
+        assert_eq!(text(&disk, PATH), "{\"n\":2}\n");
+    }
+
+    #[test]
+    fn a_file_that_another_has_locked_is_left_alone_and_that_is_said() {
+        let disk = MemDisk::default();
+        let mut target = target(&disk, 1000, 2);
+        target.patience = Duration::ZERO;
+        let other = disk.open(Path::new(PATH), Open::CreateNew).unwrap();
+        assert!(other.try_lock().unwrap());
+        let refused = target.write(b"{}\n").unwrap_err();
+        assert!(refused.to_string().contains("has held the lock on it"));
+        assert_eq!(other.size().unwrap(), 0);
+        drop(other);
+        target.write(b"{}\n").unwrap();
     }
 
     #[test]

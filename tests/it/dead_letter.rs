@@ -79,6 +79,54 @@ fn dead_letters_that_are_acknowledged_are_removed() {
 }
 
 #[test]
+fn dead_letters_go_to_the_file_of_another_output_and_are_never_only_printed_away() {
+    let spool = Spool::new(1);
+    spool.settings("[output.archive]\nkind = \"file\"\npath = \"a.ndjson\"\n[output.stdout]\n");
+    set_aside(&spool, "0000000001.ndjson", &[ONE, "[]", TWO]);
+    let printed = spool.command(&["replay", "--dead-letter", "--output", "stdout"]);
+    assert_eq!(printed.status.code(), Some(78), "{}", said(&printed));
+    assert!(
+        said(&printed).contains("--stdout prints them, and keeps them"),
+        "{}",
+        said(&printed)
+    );
+    let whose = [
+        "replay",
+        "--dead-letter",
+        "lumberjack",
+        "--output",
+        "archive",
+    ];
+    let sent = spool.command(&whose);
+    for word in [
+        "2 events sent again to archive and removed, 1 refused again",
+        "the rest stays in dead-letter/lumberjack",
+    ] {
+        assert!(said(&sent).contains(word), "{word}: {}", said(&sent));
+    }
+    let kept = fs::read_to_string(spool.root().join("a.ndjson")).unwrap();
+    for (line, id) in kept.lines().zip(["1", "2"]) {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["event"]["id"], id);
+        assert!(event["@metadata"]["replay"]["id"].is_string());
+    }
+    assert_eq!(kept.lines().count(), 2);
+    assert_eq!(left(&spool).len(), 1);
+
+    fs::remove_file(spool.root().join("a.ndjson")).unwrap();
+    fs::create_dir(spool.root().join("a.ndjson")).unwrap();
+    set_aside(&spool, "0000000001.ndjson", &[THREE]);
+    let failed = spool.command(&["replay", "--dead-letter", "--output", "archive"]);
+    assert_eq!(failed.status.code(), Some(74), "{}", said(&failed));
+    assert!(
+        said(&failed).contains("a.ndjson cannot be written: Is a directory"),
+        "{}",
+        said(&failed)
+    );
+    assert!(left(&spool)[0].1.contains(THREE));
+}
+
+#[test]
 fn what_cannot_be_sent_or_read_stays_in_its_file() {
     let mut logstash = Logstash::new(Keep::Ids);
     let spool = Spool::new(logstash.port());

@@ -25,7 +25,7 @@ const OFTEN: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nevery = \"100ms\"\n
 const ONCE: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
 
 /// The events of a file output, those rotated away first.
-fn lines(path: &Path, rotated: u32) -> Vec<Value> {
+pub(crate) fn lines(path: &Path, rotated: u32) -> Vec<Value> {
     let older = (1..=rotated)
         .rev()
         .map(|n| format!("{}.{n}", path.display()));

@@ -141,12 +141,8 @@ fn an_output_that_is_no_server_is_refused_with_its_kind_and_what_to_do_instead()
     for (args, instead) in [
         (&["send", "--output", "archive"][..], "--to HOST:PORT"),
         (
-            &["replay", "--since", "1h", "--output", "archive"],
-            "--stdout >> FILE",
-        ),
-        (
-            &["replay", "--dead-letter", "--output", "archive"],
-            "--stdout >> FILE",
+            &["replay", "--dead-letter", "archive"],
+            "--dead-letter NAME says whose dead letters are meant, one of: lumberjack",
         ),
     ] {
         let refused = spool.command(args);

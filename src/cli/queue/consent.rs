@@ -46,8 +46,8 @@ pub(super) fn claim(root: &Path) -> Result<Option<Claim>, ExitCode> {
     }
 }
 
-/// Whether files may be made in the queue: what others make there the daemon could not change afterwards.
-pub(super) fn is_ours(root: &Path) -> Result<(), ExitCode> {
+/// Whether files may be made for the daemon: what others make the daemon could not change afterwards.
+pub(in crate::cli) fn is_ours(root: &Path) -> Result<(), ExitCode> {
     let own = process::own_uid();
     let owner = files::look(&root.join("queue")).map_or(own, |item| item.uid);
     if owner == own {

@@ -1,4 +1,4 @@
-//! `spoolbeat replay --dead-letter`: sends events again that a server had refused.
+//! `spoolbeat replay --dead-letter`: sends events again that a server had refused, to it or to another output.
 //!
 //! A file is renamed before it is read, so that the daemon begins another and never adds to one
 //! that is about to go. What is acknowledged leaves it, what is refused again stays. Must never
@@ -13,11 +13,11 @@ use std::process::ExitCode;
 
 use crate::cli::EXIT_ERROR;
 use crate::cli::EXIT_UNAVAILABLE;
-use crate::cli::exit_of;
 use crate::cli::say;
 use crate::cli::say::CANNOT_READ;
 use crate::cli::say::count;
 use crate::clock;
+use crate::config::Output;
 use crate::deadletter;
 use crate::deadletter::Letter;
 use crate::disk;
@@ -25,13 +25,14 @@ use crate::disk::Disk;
 use crate::disk::Replace;
 use crate::event::RunId;
 use crate::event::envelope::Replay;
-use crate::lumberjack::Client;
 use crate::lumberjack::client::Advice;
 use crate::lumberjack::client::Error;
 use crate::lumberjack::client::Json;
-use crate::sink::lumberjack::Settings;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
+
+use super::to;
+use super::to::To;
 
 /// Ends the name of a file that is being replayed.
 const CLAIMED: &str = ".replay";
@@ -56,27 +57,21 @@ struct Counts {
 /// Why it ended early.
 enum Stop {
     Disk(PathBuf, io::Error),
-    Server(Error),
+    Output(Error),
 }
 
 /// What is done with them.
-pub(super) enum What {
+pub(super) enum What<'a> {
     /// They are counted.
     Count,
     /// They are printed.
     Print,
-    /// They are sent again.
-    Send(Replay),
+    /// They are sent again, to this output.
+    Send(Replay, &'a Output),
 }
 
-/// Sends the dead letters of output `name` again.
-pub(super) async fn run(
-    disk: &dyn Disk,
-    root: &Path,
-    name: &str,
-    settings: &Settings,
-    what: What,
-) -> ExitCode {
+/// Does so with the dead letters of output `name`.
+pub(super) async fn run(disk: &dyn Disk, root: &Path, name: &str, what: What<'_>) -> ExitCode {
     let dir = deadletter::dir(root, name);
     let at_dir = |error: io::Error| say::fail(CANNOT_READ, &format!("{}: {error}", dir.display()));
     let files = match files(disk, &dir) {
@@ -86,8 +81,8 @@ pub(super) async fn run(
     if files.is_empty() {
         return say::done(&format!("there are no dead letters of {name}"));
     }
-    let replay = match what {
-        What::Send(replay) => replay,
+    let (replay, to) = match what {
+        What::Send(replay, to) => (replay, to),
         What::Count => {
             return match tell(disk, &files) {
                 Ok(code) => code,
@@ -108,7 +103,7 @@ pub(super) async fn run(
     };
     let mut replay = Resend {
         disk,
-        settings,
+        to,
         replay,
         counts: Counts::default(),
     };
@@ -119,13 +114,14 @@ pub(super) async fn run(
             break;
         }
     }
-    conclude(&replay.counts, stopped, name)
+    conclude(&replay.counts, stopped, name, to)
 }
 
-fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str) -> ExitCode {
+fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str, to: &Output) -> ExitCode {
     let mut told = format!(
-        "{} sent again to {name} and removed",
-        count(counts.sent, "event")
+        "{} sent again to {} and removed",
+        count(counts.sent, "event"),
+        to.name
     );
     if counts.refused > 0 {
         told.push_str(&format!(", {} refused again", counts.refused));
@@ -143,7 +139,9 @@ fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str) -> ExitCode {
         Some(Stop::Disk(path, error)) => {
             say::fail(CANNOT_READ, &format!("{}: {error}; {told}", path.display()))
         }
-        Some(Stop::Server(error)) => say::fail(exit_of(&error), &format!("{error}; {told}")),
+        Some(Stop::Output(error)) => {
+            say::fail(to::exit_code(&to.kind, &error), &format!("{error}; {told}"))
+        }
         None if counts.refused > 0 => say::fail(EXIT_UNAVAILABLE, &told),
         None if counts.unreadable > 0 => say::fail(EXIT_ERROR, &told),
         None => say::done(&told),
@@ -212,16 +210,16 @@ fn tell(disk: &dyn Disk, files: &[PathBuf]) -> io::Result<ExitCode> {
 /// What became of one event.
 enum Verdict {
     Taken,
-    /// The server can be reached, but it does not take this event.
+    /// The output can be reached, but it does not take this event.
     Refused(Error),
-    /// The server cannot be reached.
+    /// The output cannot be reached, or a file cannot be written.
     Down(Error),
 }
 
 struct Resend<'a> {
     replay: Replay,
     disk: &'a dyn Disk,
-    settings: &'a Settings,
+    to: &'a Output,
     counts: Counts,
 }
 
@@ -291,7 +289,7 @@ impl Resend<'_> {
         let mut rest = letters;
         while let Err(error) = self.many(&mut rest).await {
             let Some(((line, letter), behind)) = rest.split_first() else {
-                return Err(Stop::Server(error));
+                return Err(Stop::Output(error));
             };
             let verdict = match error.advice {
                 Advice::Retry => self.alone(letter).await,
@@ -309,7 +307,7 @@ impl Resend<'_> {
                 }
                 Verdict::Refused(why) | Verdict::Down(why) => {
                     kept.extend(rest.iter().map(|(line, _)| line));
-                    return Err(Stop::Server(why));
+                    return Err(Stop::Output(why));
                 }
             }
             rest = behind;
@@ -321,7 +319,7 @@ impl Resend<'_> {
     async fn alone(&self, letter: &Letter) -> Verdict {
         match self.connect().await {
             Err(error) => Verdict::Down(error),
-            Ok(mut client) => match client.send(Json(self.marked(letter))).await {
+            Ok(mut to) => match to.send_all([Json(self.marked(letter))]).await {
                 Ok(()) => Verdict::Taken,
                 Err(error) => Verdict::Refused(error),
             },
@@ -333,13 +331,13 @@ impl Resend<'_> {
         if rest.is_empty() {
             return Ok(());
         }
-        let mut client = self.connect().await?;
+        let mut to = self.connect().await?;
         let events = rest.iter().map(|(_, letter)| Json(self.marked(letter)));
-        let sent = client.send_all(events).await;
-        let acked = client.acked();
+        let sent = to.send_all(events).await;
+        let acked = to.acked();
         self.counts.sent += acked;
         *rest = &rest[usize::try_from(acked).unwrap_or(rest.len())..];
-        sent.map(drop)
+        sent
     }
 
     fn marked(&self, letter: &Letter) -> Vec<u8> {
@@ -348,8 +346,10 @@ impl Resend<'_> {
         out
     }
 
-    async fn connect(&self) -> Result<Client, Error> {
-        let client = self.settings.client().window(1).pipelining(IN_FLIGHT);
-        client.connect().await
+    async fn connect(&self) -> Result<To, Error> {
+        To::open(&self.to.kind, |client| {
+            client.window(1).pipelining(IN_FLIGHT)
+        })
+        .await
     }
 }

@@ -31,7 +31,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(span: (u64, u64)) -> Self {
+    /// `between_lines`: events are printed to the terminal, too, where a bar would be in their way.
+    pub(super) fn new(span: (u64, u64), between_lines: bool) -> Self {
         let now = clock::tick();
         Self {
             span,
@@ -39,7 +40,7 @@ impl Progress {
             at: span.0.saturating_sub(1),
             started: now,
             said: now,
-            terminal: io::stderr().is_terminal(),
+            terminal: io::stderr().is_terminal() && !between_lines,
         }
     }
 
