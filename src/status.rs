@@ -263,8 +263,11 @@ pub struct OnResult {
 /// The queue on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Bytes that some output still has before it.
+    /// Bytes that some output still has before it for which the queue holds them.
     pub held_bytes: u64,
+    /// Bytes that some output still has before it: what is more than `held_bytes` is given up when the
+    /// queue is full.
+    pub waiting_bytes: u64,
     /// How many bytes may be held: schedules pause at 80 % of it.
     pub max_bytes: u64,
     /// Bytes of all its files, those kept for replay among them.

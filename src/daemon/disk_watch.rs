@@ -48,6 +48,7 @@ impl DiskWatch {
     pub(super) fn status(&self, level: &Level) -> status::Queue {
         status::Queue {
             held_bytes: level.held_bytes,
+            waiting_bytes: level.waiting_bytes,
             max_bytes: level.max_bytes,
             total_bytes: level.total_bytes,
             free_bytes: OsDisk.room(&self.dir).ok().map(|room| room.free),

@@ -114,6 +114,8 @@ fn vital(facts: &[Fact]) -> usize {
 pub struct Level {
     /// Bytes that some output has not passed yet for which the queue holds them.
     pub held_bytes: u64,
+    /// Bytes that some output has not passed yet, also those for which the queue does not hold them.
+    pub waiting_bytes: u64,
     /// Bytes of all segments.
     pub total_bytes: u64,
     /// How many bytes may be held.
@@ -219,7 +221,8 @@ impl Queue {
         let frozen = readers::freeze(&disk, dir, outputs, writer.captured_seq()).map_err(at_dir)?;
         let ledger = writer.ledger();
         let abandoned = Arc::new(AtomicBool::new(false));
-        let (level_tx, level) = watch::channel(level_of(&writer, Position::default(), 0, None));
+        let (level_tx, level) =
+            watch::channel(level_of(&writer, <[Position; 2]>::default(), 0, None));
         let blocks = settings.on_full == OnFull::Block;
         let holds = |reader: &&Reader| blocks && reader.required;
         let holders = outputs.iter().filter(holds);
@@ -625,7 +628,12 @@ impl Server {
     }
 
     fn publish(&self, stuck: Option<String>) {
-        let level = level_of(&self.writer, self.holding(), self.given_up, stuck);
+        let level = level_of(
+            &self.writer,
+            [self.holding(), self.passed()],
+            self.given_up,
+            stuck,
+        );
         self.level.send_if_modified(|now| {
             let changed = *now != level;
             *now = level;
@@ -634,10 +642,19 @@ impl Server {
     }
 }
 
-fn level_of(writer: &Writer, holding: Position, given_up: u64, stuck: Option<String>) -> Level {
+/// How full a queue is of which the outputs that it holds for have passed all before `holding`, all
+/// outputs what is before `passed`.
+fn level_of(
+    writer: &Writer,
+    [holding, passed]: [Position; 2],
+    given_up: u64,
+    stuck: Option<String>,
+) -> Level {
     let (held_bytes, max_bytes) = writer.held_bytes(holding);
+    let (waiting_bytes, _) = writer.held_bytes(passed);
     Level {
         held_bytes,
+        waiting_bytes,
         total_bytes: writer.total_bytes(),
         max_bytes,
         segments: writer.segments(),

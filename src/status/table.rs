@@ -119,10 +119,17 @@ fn head(out: &mut String, status: &Status, look: Look) {
         ),
     );
     let queue = &status.queue;
+    let more = match queue.waiting_bytes.saturating_sub(queue.held_bytes) {
+        0 => String::new(),
+        bytes => format!(
+            ", and {} until it is full, for outputs that it does not hold them for",
+            show_bytes(bytes)
+        ),
+    };
     line(
         out,
         &format!(
-            "queue: {} of {} ({} %)",
+            "queue: {} of {} ({} %){more}",
             show_bytes(queue.held_bytes),
             show_bytes(queue.max_bytes),
             queue

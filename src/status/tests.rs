@@ -39,6 +39,7 @@ fn sample() -> Status {
         },
         queue: Queue {
             held_bytes: 1 << 20,
+            waiting_bytes: 1 << 20,
             max_bytes: 10 << 20,
             total_bytes: 3 << 20,
             free_bytes: Some(1 << 30),
@@ -140,7 +141,7 @@ fn the_json_names_are_stable() {
             },
         },
         "queue": {
-            "held_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
+            "held_bytes": 1_048_576, "waiting_bytes": 1_048_576, "max_bytes": 10_485_760, "total_bytes": 3_145_728,
             "free_bytes": 1_073_741_824, "reserve_bytes": 67_108_864, "quarantined": 0, "quarantined_bytes": 0,
             "quarantine_removed": 0, "lost_cursors": [], "broken": null,
         },
@@ -185,6 +186,15 @@ fn the_json_names_are_stable() {
         status,
         "it reads back"
     );
+}
+
+#[test]
+fn what_waits_only_for_outputs_that_do_not_hold_the_queue_is_shown() {
+    let mut status = sample();
+    status.queue.held_bytes = 0;
+    let text = show(&status, at(5_200).0, Look::Plain);
+    let expected = "\nqueue: 0 B of 10.0 MiB (0 %), and 1.0 MiB until it is full, for outputs that it does not hold them for\n";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

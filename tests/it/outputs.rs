@@ -196,6 +196,10 @@ fn a_dead_output_that_is_not_required_gives_up_its_oldest_events_and_holds_up_no
         "{status}"
     );
     assert_eq!(status["outputs"][0]["dropped_events"], 0);
+    wait_until(SOON, "what waits for it alone is shown", || {
+        let queue = &spool.status()["queue"];
+        queue["held_bytes"] == 0 && queue["waiting_bytes"].as_u64() > Some(1 << 20)
+    });
     spool.kill();
     dead.open();
     spool.start();
