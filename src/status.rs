@@ -200,7 +200,8 @@ pub struct Totals {
     pub captured_events: u64,
     /// Events that every output has had acknowledged (the least of the counts of the required outputs, or of all where none is).
     pub acked_events: u64,
-    /// Events that some output still has before it (the most of the outputs' counts).
+    /// Events that some output still has before it (the most of the outputs' counts), those among them
+    /// that will turn out to be for others only.
     pub waiting_events: u64,
     /// Events of damaged records that were found so when the queue was opened: what their sources
     /// counted is not known.
@@ -321,7 +322,8 @@ pub struct Output {
     pub before_events: u64,
     /// Events that it has had acknowledged since it exists.
     pub acked_events: u64,
-    /// Events that it still has before it, those in flight among them.
+    /// Events that it still has before it, those in flight among them, and those that will turn out to
+    /// be for others only.
     pub waiting_events: u64,
     /// Events that were for other outputs only.
     pub not_mine_events: u64,

@@ -91,6 +91,16 @@ impl FromStr for Timestamp {
     }
 }
 
+/// What stands before a number of events that wait for an output: some of them may turn out to be for
+/// others only, and finding out would mean to read them all.
+#[must_use]
+pub const fn up_to(waiting: u64) -> &'static str {
+    match waiting {
+        0 => "",
+        _ => "up to ",
+    }
+}
+
 /// Reads a duration: one or more numbers with a unit, like `200ms`, `30s`, `1m30s`, `2h`, `30d`.
 ///
 /// # Errors

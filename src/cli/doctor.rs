@@ -40,6 +40,7 @@ use crate::status::Status;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
 use crate::units::show_duration;
+use crate::units::up_to;
 
 /// Look at a root, with or without a daemon, and say what is wrong with it and what helps
 ///
@@ -455,12 +456,11 @@ impl Doctor {
         };
         for one in &frozen {
             let name = &one.output;
+            let waiting = one.cursor.waiting(survey.ledger.next_seq);
             let found = format!(
-                "{name} is not configured any more: it is frozen, {} behind, and {} for it",
-                count(
-                    survey.ledger.next_seq.saturating_sub(one.cursor.seq),
-                    "event"
-                ),
+                "{name} is not configured any more: it is frozen, {}{} behind, and {} for it",
+                up_to(waiting),
+                count(waiting, "event"),
                 super::outputs::files_wait(one.files)
             );
             let fix = format!(
@@ -471,7 +471,7 @@ impl Doctor {
         let is_frozen = |name: &str| frozen.iter().any(|one| one.output == name);
         let configured = survey.cursors.iter().filter(|(name, _)| !is_frozen(name));
         for (output, cursor) in configured {
-            let waiting = survey.ledger.next_seq.saturating_sub(cursor.seq);
+            let waiting = cursor.waiting(survey.ledger.next_seq);
             let written = inspect::written_at(disk, &dir, survey, cursor.at);
             let age = written.map_or(0, |at| clock::now().0 - at.0);
             let old = show_duration(std::time::Duration::from_millis(age.max(0).unsigned_abs()));
@@ -480,7 +480,8 @@ impl Doctor {
             let found = match waiting {
                 0 => format!("{output} has everything"),
                 _ => format!(
-                    "{output}: {} wait, the next for {old}",
+                    "{output}: {}{} wait, the next for {old}",
+                    up_to(waiting),
                     count(waiting, "event")
                 ),
             };

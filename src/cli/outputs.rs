@@ -40,6 +40,7 @@ use crate::queue::inspect::Survey;
 use crate::queue::readers;
 use crate::status::Answer;
 use crate::status::Request;
+use crate::units::up_to;
 
 /// Wrong usage, as clap has it.
 const EXIT_USAGE: u8 = 2;
@@ -148,7 +149,7 @@ fn rows(root: &config::Root, survey: Option<&Survey>, oldest: u64) -> Vec<Row> {
         tags: None,
         next_event: cursor.map(|cursor| cursor.seq),
         waiting_events: match (survey, cursor) {
-            (Some(survey), Some(cursor)) => survey.ledger.next_seq.saturating_sub(cursor.seq),
+            (Some(survey), Some(cursor)) => cursor.waiting(survey.ledger.next_seq),
             _ => 0,
         },
         dropped_events: cursor.map_or(0, |cursor| cursor.passed.dropped),
@@ -226,7 +227,7 @@ fn table(rows: &[Row]) -> String {
                 Some(tags) => tags.join(" "),
             },
             row.next_event.map_or_else(dash, |seq| seq.to_string()),
-            row.waiting_events.to_string(),
+            format!("{}{}", up_to(row.waiting_events), row.waiting_events),
             row.dropped_events.to_string(),
             row.waiting_files.to_string(),
         ]);
@@ -272,11 +273,10 @@ fn forget(root: &config::Root, name: &str, yes: bool) -> Done {
         return fail(format!("there is no output `{name}` to forget; {which}"));
     }
     let files = known.map_or(0, |one| one.files);
-    let waiting = known.map_or(0, |one| {
-        survey.ledger.next_seq.saturating_sub(one.cursor.seq)
-    });
+    let waiting = known.map_or(0, |one| one.cursor.waiting(survey.ledger.next_seq));
     let what = format!(
-        "{} and {} wait for output `{name}`",
+        "{}{} and {} wait for output `{name}`",
+        up_to(waiting),
         count(waiting, "event"),
         count(files, "file")
     );

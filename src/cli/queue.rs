@@ -213,7 +213,7 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
             .iter()
             .map(|(output, cursor)| {
                 let value = serde_json::json!({
-                    "waiting": ledger.next_seq.saturating_sub(cursor.seq),
+                    "waiting": cursor.waiting(ledger.next_seq),
                     "passed": cursor.passed,
                     "segment": cursor.at.segment,
                     "offset": cursor.at.offset,
@@ -250,10 +250,11 @@ fn stat(survey: &Survey, json: bool) -> io::Result<()> {
     writeln!(out, "open runs  {}", ledger.open.len())?;
     for (output, cursor) in &survey.cursors {
         let passed = cursor.passed;
+        let waiting = cursor.waiting(ledger.next_seq);
         writeln!(
             out,
-            "output     {output}: {} waiting, {} acknowledged, {} not for it, {} damaged, {} set aside, {} dropped, {} skipped",
-            ledger.next_seq.saturating_sub(cursor.seq),
+            "output     {output}: {}{waiting} waiting, {} acknowledged, {} not for it, {} damaged, {} set aside, {} dropped, {} skipped",
+            units::up_to(waiting),
             passed.acked,
             passed.not_mine,
             passed.damaged,

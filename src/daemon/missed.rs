@@ -106,7 +106,7 @@ const fn reasons(passed: &Passed) -> [(WhyMissed, u64); 2] {
 
 /// What an output at `cursor` misses when it is forgotten, and event `next_seq` comes next.
 pub(super) fn forgotten(output: &str, cursor: &Cursor, next_seq: u64) -> Option<Notice> {
-    let events = next_seq.saturating_sub(cursor.seq);
+    let events = cursor.waiting(next_seq);
     (events > 0).then(|| Notice::Missed {
         output: output.to_owned(),
         why: WhyMissed::Forgotten,

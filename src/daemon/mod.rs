@@ -210,8 +210,8 @@ fn say_goodbye(exit: Exit, waiting_events: u64) {
 fn goodbye(exit: Exit, waiting_events: u64) -> String {
     let events = match waiting_events {
         0 => "no event waits in the queue".to_owned(),
-        1 => "1 event waits in the queue for the next start".to_owned(),
-        n => format!("{n} events wait in the queue for the next start"),
+        1 => "up to 1 event waits in the queue for the next start".to_owned(),
+        n => format!("up to {n} events wait in the queue for the next start"),
     };
     match exit {
         Exit::Clean | Exit::Unshipped => events,

@@ -17,7 +17,6 @@ use crate::queue::Frozen;
 use crate::queue::Ledger;
 use crate::queue::Marks;
 use crate::queue::Tap;
-use crate::queue::cursor::Cursor;
 use crate::queue::cursor::Passed;
 use crate::queue::locked;
 use crate::queue::readers;
@@ -216,16 +215,14 @@ impl Output {
 
 /// The status of an output that left the configuration, when the next event is `next_seq`.
 fn frozen(frozen: Frozen, next_seq: u64) -> status::Output {
-    let Cursor {
-        born,
-        seq,
-        passed: how,
-        ..
-    } = frozen.cursor;
-    let told = passed(nothing(&frozen.output, "frozen", "off"), &how);
+    let cursor = frozen.cursor;
+    let waiting = cursor.waiting(next_seq);
+    let told = passed(nothing(&frozen.output, "frozen", "off"), &cursor.passed);
     status::Output {
-        before_events: born.saturating_sub(1),
-        waiting_events: next_seq.saturating_sub(seq),
+        before_events: cursor.born.saturating_sub(1),
+        waiting_events: waiting,
+        // What comes in its absence is for others.
+        not_mine_events: told.not_mine_events + next_seq.saturating_sub(cursor.seq) - waiting,
         waiting_files: frozen.files,
         ..told
     }

@@ -123,6 +123,8 @@ pub fn identities(survey: &Survey) -> Vec<Identity> {
     ];
     all.extend(survey.cursors.iter().map(|(output, cursor)| {
         let passed = cursor.passed;
+        let waiting = cursor.waiting(ledger.next_seq);
+        let left = ledger.next_seq.saturating_sub(cursor.seq);
         Identity {
             whole: (
                 format!("events since {output} exists"),
@@ -130,12 +132,12 @@ pub fn identities(survey: &Survey) -> Vec<Identity> {
             ),
             parts: vec![
                 ("acknowledged", passed.acked),
-                ("waiting", ledger.next_seq.saturating_sub(cursor.seq)),
+                ("waiting", waiting),
                 ("set aside", passed.set_aside),
                 ("dropped", passed.dropped),
                 ("skipped", passed.skipped),
                 ("damaged", passed.damaged),
-                ("not for it", passed.not_mine),
+                ("not for it", passed.not_mine + left - waiting),
             ],
         }
     }));

@@ -16,6 +16,7 @@ use crate::status::Status;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
 use crate::units::show_duration;
+use crate::units::up_to;
 
 /// Longest text in one cell, in characters; the rest is in `--json`. Two such columns fit a line.
 const CELL_CHARS_MAX: usize = 48;
@@ -111,8 +112,11 @@ fn head(out: &mut String, status: &Status, look: Look) {
         out,
         &painted(
             &format!(
-                "events: {} captured, {} acked, {} waiting",
-                totals.captured_events, totals.acked_events, totals.waiting_events
+                "events: {} captured, {} acked, {}{} waiting",
+                totals.captured_events,
+                totals.acked_events,
+                up_to(totals.waiting_events),
+                totals.waiting_events
             ),
             Paint::Bold,
             look,
@@ -186,7 +190,11 @@ fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
                 format!("{} hosts", output.hosts.len())
             }),
             Cell::plain(output.acked_events.to_string()),
-            Cell::plain(output.waiting_events.to_string()),
+            Cell::plain(format!(
+                "{}{}",
+                up_to(output.waiting_events),
+                output.waiting_events
+            )),
         ];
         for (_, paint, of) in &fates {
             let paint = if of(output) > 0 { *paint } else { Paint::None };

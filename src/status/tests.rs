@@ -201,12 +201,12 @@ fn what_waits_only_for_outputs_that_do_not_hold_the_queue_is_shown() {
 fn the_table_begins_with_the_totals_and_ends_with_the_problems_in_full() {
     let text = show(&sample(), at(5_200).0, Look::Plain);
     let expected = "\
-events: 1200 captured, 1000 acked, 200 waiting
+events: 1200 captured, 1000 acked, up to 200 waiting
 queue: 1.0 MiB of 10.0 MiB (10 %)
 daemon: running, spoolbeat 0.1.0, pid 42, up 1m01s, root /srv/spool
 
-OUTPUT      STATE      HOST            ACKED  WAITING  ASIDE  LAST ERROR
-lumberjack  connected  127.0.0.1:5044  1000   200      0      -
+OUTPUT      STATE      HOST            ACKED  WAITING    ASIDE  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   up to 200  0      -
 
 JOB   STATE  LAST RUN                    NEXT     RUNS  FAILED  EVENTS  SKIPPED
 disk  idle   failed 4.0s ago, took 1.2s  in 4.8s  3     2       1200    4

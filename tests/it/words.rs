@@ -49,7 +49,7 @@ fn the_last_line_of_the_log_says_whether_all_events_are_acknowledged() {
     spool.stop();
     let words = spool.last_words();
     assert_eq!(
-        words["message"], "spoolbeat stops: 3 events wait in the queue for the next start",
+        words["message"], "spoolbeat stops: up to 3 events wait in the queue for the next start",
         "{words}"
     );
     assert_eq!(words["labels"]["waiting_events"], 3, "{words}");
