@@ -34,6 +34,7 @@ use crate::queue::inspect::Survey;
 use crate::queue::quarantine;
 use crate::queue::reserve;
 use crate::queue::verify;
+use crate::sink;
 use crate::status::Answer;
 use crate::status::Request;
 use crate::status::Status;
@@ -488,14 +489,14 @@ impl Doctor {
             match live {
                 Some(one) if one.state == "down" => {
                     let why = one.last_error.as_deref().unwrap_or("it cannot be reached");
-                    let fix =
-                        format!("`spoolbeat test output --output {output}` tries the way to it");
+                    let fix = way_to(draft, output);
                     self.wrong("outputs", format!("{found}; it is down: {why}"), fix);
                 }
                 _ if waiting > 0 && age > LAG_MAX_MS => {
                     let fix = match status {
                         Some(_) => format!(
-                            "`spoolbeat status` shows its state, `spoolbeat test output --output {output}` tries the way to it"
+                            "`spoolbeat status` shows its state; {}",
+                            way_to(draft, output)
                         ),
                         None => {
                             format!("start the daemon: `spoolbeat run {}`", self.root.display())
@@ -619,6 +620,23 @@ impl Doctor {
             }
         }
         self.ok("inotify", found.join(", "));
+    }
+}
+
+/// How a person finds out what is between us and an output.
+fn way_to(draft: &Draft, output: &str) -> String {
+    let mut outputs = draft.root.outputs.iter();
+    match outputs.find(|one| one.name == output).map(|one| &one.kind) {
+        Some(sink::Settings::Stdout) => {
+            "whatever reads the daemon's standard output has ended or does not read on: see to it; with a new reader the daemon has to be started again".to_owned()
+        }
+        Some(sink::Settings::File(settings)) => format!(
+            "`spoolbeat test output --output {output}`, as the daemon's user, tries whether {} can be written, and writes nothing",
+            settings.path.display()
+        ),
+        Some(sink::Settings::Lumberjack(_)) | None => {
+            format!("`spoolbeat test output --output {output}` tries the way to it")
+        }
     }
 }
 

@@ -74,6 +74,30 @@ fn all_accounts_hold_after_kills_at_any_moment_under_load() {
     }
 }
 
+#[test]
+fn an_output_that_is_a_file_gets_the_advice_of_a_file() {
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    spool.settings("[output.archive]\nkind = \"file\"\npath = \"taken/a.ndjson\"\n");
+    // Nothing can be made below what is no folder.
+    fs::write(spool.root().join("taken"), "").unwrap();
+    let once = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+    spool.job("hello", once, "job.sh", "echo hello\n");
+    spool.start();
+    let mut wrong = Vec::new();
+    wait_until(SOON, "the output is down", || {
+        wrong = doctor(&spool, "wrong").1;
+        is_named(&wrong, "outputs", "it is down")
+    });
+    let one = wrong.iter().find(|one| one["check"] == "outputs").unwrap();
+    let fix = one["fix"].as_str().unwrap();
+    assert!(
+        fix.contains("taken/a.ndjson can be written") && fix.contains("--output archive"),
+        "{fix}"
+    );
+    spool.kill();
+}
+
 /// The oldest segment that holds a run.
 fn segment(spool: &Spool) -> PathBuf {
     let entries = fs::read_dir(spool.root().join("queue")).unwrap();
@@ -110,7 +134,7 @@ fn what_is_wrong_is_named_with_what_helps() {
     spool.job("again", once, "job.sh", "echo again\n");
     spool.job("typo", "[scirpt]\n", "job.sh", "");
     wait_until(SOON, "the output is down", || {
-        is_named(&doctor(&spool, "wrong").1, "outputs", "3 events wait")
+        is_named(&doctor(&spool, "wrong").1, "outputs", "up to 3 events wait")
     });
     let (_, wrong) = doctor(&spool, "wrong");
     assert!(is_named(&wrong, "jobs", "scirpt"), "{wrong:?}");
