@@ -73,7 +73,7 @@ impl Select {
             return None;
         }
         Some(format!(
-            "what is older than [queue] retain is not kept: {}",
+            "what lies before was let go of, by [queue] retain or because the queue was full: {}",
             since(kept)
         ))
     }

@@ -293,6 +293,10 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
     let mut views = Vec::new();
     let mut expected: Option<u64> = None;
     for (id, bytes) in &survey.segments {
+        let start = Position {
+            segment: *id,
+            offset: 0,
+        };
         let mut view = SegmentView {
             id: *id,
             file: segment::file_name(*id),
@@ -302,7 +306,7 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
             events: 0,
             seqs: None,
             written: None,
-            needed_by: needed_by(*id, survey),
+            needed_by: Vec::new(),
             damage: Vec::new(),
         };
         match log::read_head(&**disk, dir, *id) {
@@ -311,11 +315,14 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
                 expected = expected.or(Some(head.first_number));
             }
             Ok(Err(_)) if survey.settled.covers_head(*id) => {}
+            // Its daemon is about to write it, or died before. Records that it had are missing in what follows.
+            Ok(Err(_)) if *bytes <= segment::HEAD_BYTES as u64 => {}
             Ok(Err(bad)) => view.damage.push(format!("its head is no head: {bad:?}")),
             // Removed by its daemon since the survey.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
                 view.damage.push(format!("it cannot be read: {error}"));
+                view.needed_by = needed_by(start, survey);
                 views.push(view);
                 continue;
             }
@@ -325,15 +332,14 @@ pub fn segments(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey) -> io::Result
             segment: id + 1,
             offset: 0,
         };
-        let start = Position {
-            segment: *id,
-            offset: 0,
-        };
         let mut reader = LogReader::new(disk.clone(), dir, start);
+        let mut last = start;
         while let Some(found) = reader.next(next.min(survey.end))? {
             view.add(&found.header, expected, &survey.settled);
             expected = Some(found.header.number + 1);
+            last = found.at;
         }
+        view.needed_by = needed_by(last, survey);
         views.push(view);
     }
     Ok(views)
@@ -362,10 +368,10 @@ impl SegmentView {
     }
 }
 
-/// The outputs that are configured and whose cursors lie in this segment or before it.
-fn needed_by(id: u64, survey: &Survey) -> Vec<String> {
+/// The outputs that are configured and have yet to pass the record at `last`, the last of its segment.
+fn needed_by(last: Position, survey: &Survey) -> Vec<String> {
     let behind = survey.cursors.iter().filter(|(_, cursor)| {
-        !cursor.is_frozen() && cursor.at.segment <= id && cursor.seq < survey.ledger.next_seq
+        !cursor.is_frozen() && cursor.at <= last && cursor.seq < survey.ledger.next_seq
     });
     behind.map(|(output, _)| output.clone()).collect()
 }

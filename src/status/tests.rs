@@ -231,8 +231,8 @@ fn what_became_of_events_adds_up_and_columns_of_zeros_are_left_out() {
     assert!(
         text.contains(
             "\
-OUTPUT      STATE      HOST            ACKED  WAITING  NOT FOR IT  ASIDE  DROPPED  LAST ERROR
-lumberjack  connected  127.0.0.1:5044  1000   200      30          0      70       -
+OUTPUT      STATE      HOST            ACKED  WAITING    NOT FOR IT  ASIDE  DROPPED  LAST ERROR
+lumberjack  connected  127.0.0.1:5044  1000   up to 200  30          0      70       -
 "
         ),
         "{text}"
@@ -254,10 +254,10 @@ fn each_host_of_a_balanced_output_has_its_row() {
     assert!(
         text.contains(
             "\
-OUTPUT      STATE      HOST     ACKED  WAITING  ASIDE  LAST ERROR
-lumberjack  connected  2 hosts  1000   200      0      -
-            connected  a:5044   500                    -
-            down       b:5044   500                    gone
+OUTPUT      STATE      HOST     ACKED  WAITING    ASIDE  LAST ERROR
+lumberjack  connected  2 hosts  1000   up to 200  0      -
+            connected  a:5044   500                      -
+            down       b:5044   500                      gone
 "
         ),
         "{text}"

@@ -84,10 +84,7 @@ fn is_sound(whole: &Whole, disk: &MemDisk, what: &str) {
         let verdict = verify::verify(&shared, dir, &survey).unwrap();
         assert_eq!(verdict.damage, [], "{what}, opened again: {is_open}");
         for segment in inspect::segments(&shared, dir, &survey).unwrap() {
-            assert!(
-                segment.damage.is_empty() || segment.bytes <= 56,
-                "{what}: {segment:?}"
-            );
+            assert!(segment.damage.is_empty(), "{what}: {segment:?}");
         }
         for identity in inspect::identities(&survey) {
             assert!(identity.holds(), "{what}: {identity}");
