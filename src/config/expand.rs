@@ -11,10 +11,10 @@ const OWN_PREFIX: &str = "SPOOLBEAT_";
 /// `text` with its variables filled in.
 ///
 /// # Errors
-/// Names the variable that is not set, or the place that is not a variable.
+/// What `lookup` said of a variable that has no default, or the place that is not a variable.
 pub(super) fn expand(
     text: &str,
-    lookup: impl Fn(&str) -> Option<String>,
+    lookup: impl Fn(&str) -> Result<String, String>,
 ) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -55,13 +55,11 @@ pub(super) fn expand(
             out.push_str(&rest[at..at + 2 + end + 1]);
         } else {
             match (lookup(name), default) {
-                (Some(value), Some(default)) if value.is_empty() => out.push_str(default),
-                (Some(value), _) => out.push_str(&value),
-                (None, Some(default)) => out.push_str(default),
-                (None, None) => {
-                    return Err(format!(
-                        "the variable {name} is not set where spoolbeat runs; set it, or write ${{{name}:-default}}"
-                    ));
+                (Ok(value), Some(default)) if value.is_empty() => out.push_str(default),
+                (Ok(value), _) => out.push_str(&value),
+                (Err(_), Some(default)) => out.push_str(default),
+                (Err(why), None) => {
+                    return Err(format!("{why}, or write ${{{name}:-default}}"));
                 }
             }
         }
@@ -83,11 +81,11 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn lookup(name: &str) -> Option<String> {
+    fn lookup(name: &str) -> Result<String, String> {
         match name {
-            "HOST" => Some("logs-1".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
+            "HOST" => Ok("logs-1".to_owned()),
+            "EMPTY" => Ok(String::new()),
+            _ => Err(format!("there is no {name}")),
         }
     }
 

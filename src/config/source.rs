@@ -55,8 +55,8 @@ pub(super) struct Source {
     more: Cell<usize>,
     damaged: Cell<Damage>,
     lookup: Lookup,
-    /// The variables that the first text may have filled in; `None`: all.
-    granted: Option<Vec<String>>,
+    /// The job of the first text and the variables that it may have filled in; `None`: all.
+    granted: Option<(String, Vec<String>)>,
 }
 
 /// Whether the text was whole TOML.
@@ -81,17 +81,25 @@ impl Source {
 
     /// The same for the text of a job: one of a folder of somebody else sees only what it is granted.
     pub(super) fn for_job(mut self, job: &str, standing: &Standing) -> Self {
-        self.granted = (!standing.is_trusted()).then(|| standing.grants.of(job));
+        self.granted = (!standing.is_trusted()).then(|| (job.to_owned(), standing.grants.of(job)));
         self
     }
 
     /// A variable of the daemon's environment, if the text at this place may have it.
-    pub(super) fn variable(&self, at: &Range<usize>, name: &str) -> Option<String> {
-        let may = |granted: &Vec<String>| granted.iter().any(|other| other == name);
-        if self.is_own(at) && !self.granted.as_ref().is_none_or(may) {
-            return None;
+    ///
+    /// # Errors
+    /// Why not, and what helps, in words. One that is withheld may be set or not: that is not told.
+    pub(super) fn variable(&self, at: &Range<usize>, name: &str) -> Result<String, String> {
+        if let Some((job, granted)) = &self.granted
+            && self.is_own(at)
+            && !granted.iter().any(|other| other == name)
+        {
+            return Err(format!(
+                "the variable {name} is of the daemon's environment, which is withheld from jobs in folders of other users; ask for [credentials] with allow = {{ {name} = [\"{job}\"] }} in spoolbeat.toml"
+            ));
         }
         (self.lookup)(name)
+            .ok_or_else(|| format!("the variable {name} is not set where spoolbeat runs; set it"))
     }
 
     /// Parses one segment as far as it goes; syntax errors become problems.

@@ -80,6 +80,40 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
+#[test]
+fn a_variable_that_is_withheld_is_not_called_unset_and_the_cure_is_named() {
+    let dir = folder();
+    let text = format!("description = '${{HOST}}'\ntag = '${{HOST:-none}}'\n{SMALL}");
+    fs::write(dir.path().join(JOB_FILE), text).unwrap();
+    let standing = Standing {
+        owner: 65_534,
+        daemon: 0,
+        grants: super::super::Grants::default(),
+    };
+    let place = Place {
+        name: "idp",
+        folder: dir.path(),
+        generation: "0123",
+        standing: &standing,
+    };
+    let outlets = ["lumberjack"].map(Outlet::to);
+    let found = load_job_with(&place, &Defaults::none(), &outlets, lookup).unwrap_err();
+    let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let told = told.join("\n");
+    assert!(
+        told.contains("description: the variable HOST is of the daemon's environment"),
+        "{told}"
+    );
+    assert!(
+        told.contains("[credentials] with allow = { HOST = [\"idp\"] }"),
+        "{told}"
+    );
+    assert!(
+        !told.contains("not set") && !told.contains("tag:"),
+        "{told}"
+    );
+}
+
 fn load_bytes(bytes: &[u8], defaults: &Defaults) -> Result<Job, Vec<Problem>> {
     load_for(&["lumberjack", "archive"].map(Outlet::to), bytes, defaults)
 }
