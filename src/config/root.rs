@@ -3,6 +3,7 @@
 //! Sections that are missing take their defaults; what is not built yet is an unknown key.
 //! Must never know what the outputs and the queue do with their settings.
 
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -174,6 +175,10 @@ fn read_root(
     let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
     let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
     let dir = match std::path::absolute(&dir) {
+        // A way back leads through the folder that it leaves, which a job's user may have no rights in.
+        Ok(dir) if dir.components().any(|part| part == Component::ParentDir) => {
+            output::real_place(&dir)
+        }
         Ok(dir) => dir,
         Err(error) => {
             table.lacks("root", format!("{} is no place: {error}", dir.display()));

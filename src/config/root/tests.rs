@@ -374,6 +374,7 @@ fn the_place_of_an_outputs_file_is_known_through_links_and_detours() {
     )
     .unwrap();
     let taken = load_root(&root.join("../root"), &[]).unwrap();
+    assert_eq!(taken.dir, real, "no job has to go through the detour");
     let written = &taken.defaults.written;
     assert!(
         written
