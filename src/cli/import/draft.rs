@@ -7,6 +7,8 @@ use std::fmt::Write;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::units::parse_duration;
+
 /// One job.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -142,8 +144,50 @@ pub(super) fn duration(value: &Value) -> Option<String> {
     match given.parse::<f64>() {
         Ok(seconds) if given.contains('.') => Some(format!("{:.0}ms", seconds * 1000.0)),
         Ok(_) => Some(format!("{given}s")),
-        Err(_) => (!given.is_empty()).then_some(given),
+        Err(_) if given.is_empty() => None,
+        Err(_) if parse_duration(&given).is_ok() => Some(given),
+        Err(_) => Some(of_go(&given).unwrap_or(given)),
     }
+}
+
+/// A duration as of Go's `time.ParseDuration`, with fractions and small units, in whole ones of ours;
+/// `None` when it is none, or has parts of a millisecond.
+pub(super) fn of_go(text: &str) -> Option<String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("ns", 1),
+        ("us", 1_000),
+        ("\u{b5}s", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000),
+    ];
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut rest = text;
+    let mut nanoseconds: u64 = 0;
+    while !rest.is_empty() {
+        let (number, behind) = rest.split_at(rest.find(|c| !is_number(c))?);
+        let (unit, behind) = behind.split_at(behind.find(is_number).unwrap_or(behind.len()));
+        rest = behind;
+        if !number.contains(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        let (_, unit) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let whole: u64 = format!("0{whole}").parse().ok()?;
+        nanoseconds = nanoseconds.checked_add(whole.checked_mul(unit)?)?;
+        let mut part = unit;
+        for digit in fraction.chars() {
+            part /= 10;
+            nanoseconds = nanoseconds.checked_add(u64::from(digit.to_digit(10)?) * part)?;
+        }
+    }
+    let (milliseconds, parts) = (nanoseconds / 1_000_000, nanoseconds % 1_000_000);
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let (unit, size) = units
+        .into_iter()
+        .find(|(_, size)| milliseconds % size == 0)?;
+    (parts == 0).then(|| format!("{}{unit}", milliseconds / size))
 }
 
 /// A scalar as text.

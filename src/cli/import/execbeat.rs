@@ -110,7 +110,8 @@ fn job(command: &Keys) -> Option<Draft> {
 /// Its cron library reads seconds first, and takes a missing day of the week for any.
 fn schedule_line(draft: &mut Draft, schedule: &str) {
     if let Some(every) = schedule.strip_prefix("@every ") {
-        draft.text("every", every.trim());
+        let every = duration(&Value::from(every.trim()));
+        draft.text("every", &every.unwrap_or_default());
         return;
     }
     let fields = schedule.split_whitespace().count();

@@ -514,6 +514,28 @@ fn a_number_is_seconds_wherever_a_duration_is_meant() {
 }
 
 #[test]
+fn a_duration_as_go_writes_them_is_carried_over() {
+    for (go, expected) in [
+        ("1.5h", Duration::from_secs(5400)),
+        ("90s", Duration::from_secs(90)),
+        ("1h30m", Duration::from_secs(5400)),
+        ("1h0.5m.25s", Duration::from_millis(3_630_250)),
+        ("2500000us", Duration::from_millis(2500)),
+        ("0.1h", Duration::from_secs(360)),
+    ] {
+        let text = format!("execbeat.commands:\n  - {{ command: df, schedule: '@every {go}' }}\n");
+        let task = load(&imported(&text).jobs[0]).task.unwrap();
+        assert_eq!(task.schedule, Schedule::Every(expected), "{go}");
+        let text = format!("[agent]\ninterval = '{go}'\n[[inputs.exec]]\ncommands = ['a']\n");
+        let task = load(&imported(&text).jobs[0]).task.unwrap();
+        assert_eq!(task.schedule, Schedule::Every(expected), "{go}");
+    }
+    for odd in ["1.5", ".h", "1.5x", "10us", "1..5h", "h", "-1h"] {
+        assert_eq!(draft::of_go(odd), None, "{odd}");
+    }
+}
+
+#[test]
 fn what_check_refuses_is_among_the_notes_of_its_job_and_of_the_root() {
     let text = "execbeat.commands:\n  - { command: df, schedule: \"0 0 12 L * ?\" }\n  - { command: du }\n\
         output.logstash: { hosts: [h], bulk_max_size: 1000000 }\n";
