@@ -268,6 +268,43 @@ fn a_plugin_that_a_stranger_could_write_is_never_started() {
 }
 
 #[test]
+fn a_plugin_is_not_started_in_a_data_folder_of_another_user() {
+    if needs_root("a folder of another user") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Events);
+    let mut spool = Spool::new(logstash.port());
+    put_plugin(&spool, "late", "#!/bin/sh\nexit 1\n");
+    spool.job("disk", &on_result("late"), "job.sh", "echo hi\n");
+    spool.start();
+    wait_for_delivery(&spool, "disk", "waiting");
+    spool.kill();
+    put_plugin(
+        &spool,
+        "late",
+        "#!/bin/sh\ntouch \"$SPOOLBEAT_STATE_DIR/ran\"\n",
+    );
+    let folder = spool.root().join("state/disk/data");
+    let owner = |to: &str| {
+        let chown = Command::new("chown").arg(to).arg(&folder).status();
+        assert!(chown.unwrap().success());
+    };
+    owner("nobody");
+    spool.start();
+    wait_until(TRIES, "it is refused for its folder", || {
+        let reason = &delivery(&spool, "disk")["reason"];
+        reason.as_str().is_some_and(|why| {
+            why.contains("state/disk/data belongs to user 65534, and the plugin would run as")
+        })
+    });
+    assert!(!data(&spool, "disk", "ran").exists());
+    owner("root");
+    wait_for_delivery(&spool, "disk", "delivered");
+    assert!(data(&spool, "disk", "ran").exists());
+    spool.stop();
+}
+
+#[test]
 fn a_plugin_that_takes_too_long_is_killed_with_all_that_it_started() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());
