@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -106,6 +107,8 @@ pub struct Progress {
     pub captured: AtomicU64,
     /// Lines that were cut because they were too long.
     pub lines_cut: AtomicU64,
+    /// Whether its script has ended; what it printed, and its end, may have to wait for the queue.
+    pub script_over: AtomicBool,
 }
 
 impl Progress {

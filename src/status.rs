@@ -502,6 +502,8 @@ pub enum JobState {
     Listening,
     /// A run goes on.
     Running,
+    /// Its script has ended; what it printed, and its end, have yet to be captured.
+    Ending,
     /// Is on the way to its schedule: modules, `first_run` or `startup`.
     Preparing,
     /// A step on the way to its schedule did not succeed; it is tried again.
@@ -528,6 +530,7 @@ impl JobState {
             Self::Idle => "idle",
             Self::Listening => "listening",
             Self::Running => "running",
+            Self::Ending => "ending",
             Self::Preparing => "preparing",
             Self::Failed => "failed",
             Self::Waiting => "waiting",
@@ -551,6 +554,8 @@ pub struct Running {
     pub generation: String,
     /// When it was started.
     pub started_at: At,
+    /// Whether its script has ended: what it printed, and its end, wait for the queue.
+    pub script_over: bool,
 }
 
 /// A run that has ended.

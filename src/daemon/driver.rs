@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -32,7 +33,9 @@ use crate::runner::Progress;
 use crate::runner::Spec;
 use crate::spool::Change;
 use crate::spool::Spool;
+use crate::status;
 use crate::status::Answer;
+use crate::status::JobState;
 use crate::supervisor::Ask;
 use crate::supervisor::Effect;
 use crate::supervisor::Exit;
@@ -79,6 +82,8 @@ pub(super) struct Driver {
     /// What a task's panic means, by its id.
     lost: HashMap<Id, Note>,
     orders: HashMap<RunId, mpsc::Sender<Order>>,
+    /// How far these are.
+    progress: HashMap<RunId, Arc<Progress>>,
     asks: HashMap<Ask, oneshot::Sender<Answer>>,
     next_ask: u64,
     /// When the clock is given next.
@@ -95,6 +100,7 @@ impl Driver {
             helpers: JoinSet::new(),
             lost: HashMap::new(),
             orders: HashMap::new(),
+            progress: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
             wake: clock::tick(),
@@ -160,7 +166,10 @@ impl Driver {
                 Effect::ForgetOutput { ask, output } => self.forget_output(ask, output),
                 Effect::Tell(notice) => self.house.tell(&notice),
                 Effect::Reply { ask, answer } => self.reply(ask, answer),
-                Effect::Report { ask, snapshot } => {
+                Effect::Report { ask, mut snapshot } => {
+                    for job in &mut snapshot.jobs {
+                        self.see_over(job);
+                    }
                     let status = Box::new(self.house.status(*snapshot));
                     self.reply(ask, Answer::Status(status));
                 }
@@ -181,10 +190,26 @@ impl Driver {
         tracing::debug!(job = spec.job.name, %run, trigger = spec.trigger.name(), "run starts");
         let (order, orders) = mpsc::channel(ORDERS_MAX);
         let progress = Arc::new(Progress::default());
-        let task = self.runs.spawn(runner::run(spec, host, orders, progress));
+        let task = self
+            .runs
+            .spawn(runner::run(spec, host, orders, Arc::clone(&progress)));
         self.lost
             .insert(task.id(), Note::RunLost { run: run.clone() });
-        self.orders.insert(run, order);
+        self.orders.insert(run.clone(), order);
+        self.progress.insert(run, progress);
+    }
+
+    /// Sees which of a job's runs go on only until their ends are captured.
+    fn see_over(&self, job: &mut status::Job) {
+        for run in &mut job.running {
+            let progress = self.progress.get(&run.run);
+            run.script_over =
+                progress.is_some_and(|progress| progress.script_over.load(Ordering::Relaxed));
+        }
+        let all_over = job.running.iter().all(|run| run.script_over);
+        if job.state == JobState::Running && all_over {
+            job.state = JobState::Ending;
+        }
     }
 
     fn order(&mut self, run: &RunId, order: Order) {
@@ -283,6 +308,7 @@ impl Driver {
             Ok((id, ended)) => {
                 self.lost.remove(&id);
                 self.orders.remove(&ended.run);
+                self.progress.remove(&ended.run);
                 self.house.run_ended(&ended);
                 tell_end(&ended);
                 Note::RunEnded(ended)
@@ -291,6 +317,7 @@ impl Driver {
                 let note = self.lost_note(&error);
                 if let Note::RunLost { run } = &note {
                     self.orders.remove(run);
+                    self.progress.remove(run);
                 }
                 note
             }

@@ -284,7 +284,10 @@ impl Driver {
                 self.could_not = Some(reason);
                 self.tell(Input::CouldNotStart);
             }
-            Note::Exited(exit) => self.tell(Input::Exited(exit)),
+            Note::Exited(exit) => {
+                self.progress.script_over.store(true, Ordering::Relaxed);
+                self.tell(Input::Exited(exit));
+            }
             Note::Gone { left } => {
                 self.watch = None;
                 if left > 0 {

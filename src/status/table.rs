@@ -76,7 +76,7 @@ pub fn show(status: &Status, now: Timestamp, look: Look) -> String {
             "no jobs: put a folder with a job.toml under jobs/",
         );
     } else {
-        table(&mut out, &job_rows(&status.jobs, now), look);
+        table(&mut out, &job_rows(status, now), look);
     }
     let sources = source_rows(&status.jobs);
     if sources.len() > 1 {
@@ -220,16 +220,16 @@ fn output_rows(status: &Status) -> Vec<Vec<Cell>> {
     rows
 }
 
-fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<Cell>> {
+fn job_rows(status: &Status, now: Timestamp) -> Vec<Vec<Cell>> {
     let mut rows = vec![header(&[
         "JOB", "STATE", "LAST RUN", "NEXT", "RUNS", "FAILED", "EVENTS", "SKIPPED",
     ])];
-    for job in jobs {
+    for job in &status.jobs {
         let failed = job.runs.unsuccessful();
         rows.push(vec![
             Cell::plain(&job.name),
             Cell::new(state(job), job_paint(job)),
-            last_run(job, now),
+            last_run(job, now, status.queue.broken.is_some()),
             Cell::plain(next(job, now)),
             Cell::plain(job.runs.ended().to_string()),
             Cell::new(
@@ -299,8 +299,16 @@ fn source_rows(jobs: &[Job]) -> Vec<Vec<Cell>> {
     rows
 }
 
-fn last_run(job: &Job, now: Timestamp) -> Cell {
+fn last_run(job: &Job, now: Timestamp, is_stuck: bool) -> Cell {
     if let Some(running) = job.running.first() {
+        if running.script_over {
+            let waits = if is_stuck {
+                ", waits for the queue"
+            } else {
+                ""
+            };
+            return Cell::new(format!("has ended{waits}"), Paint::Warn);
+        }
         let since = show_duration(now.since(running.started_at.0));
         return Cell::new(format!("running for {since}"), Paint::Good);
     }
@@ -579,7 +587,7 @@ const fn state_paint(state: DaemonState) -> Paint {
 fn job_paint(job: &Job) -> Paint {
     match job.state {
         _ if job.overdue || !job.problems.is_empty() => Paint::Bad,
-        JobState::Running | JobState::Listening => Paint::Good,
+        JobState::Running | JobState::Ending | JobState::Listening => Paint::Good,
         JobState::Idle => Paint::None,
         JobState::Waiting | JobState::Held | JobState::Paused => Paint::Warn,
         JobState::Disabled | JobState::Removed => Paint::Faint,

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub settings_problems: Vec<Problem>,
     /// Why `jobs/` cannot be looked at.
     pub unreadable: Option<String>,
-    /// The jobs, by name; their captured events are not known here and 0.
+    /// The jobs, by name; their captured events, and which scripts are over, are not known here.
     pub jobs: Vec<status::Job>,
 }
 
@@ -63,6 +63,7 @@ impl Supervisor {
                 trigger: live.trigger,
                 generation: live.job.generation.clone(),
                 started_at: At(live.started_at),
+                script_over: false,
             })
         });
         let rights = known.job.as_ref().map(|job| &job.rights);

@@ -107,6 +107,13 @@ fn a_full_queue_holds_a_kept_running_script_and_its_timeout_and_loses_nothing() 
     );
     let kept = "[script]\nrun = \"job.py\"\ntimeout = \"4s\"\n[schedule]\nkeep_running = true\n";
     spool.job("floods", kept, "job.py", &script);
+    let go = spool.root().join("go");
+    let brief = format!(
+        "while [ ! -e '{}' ]; do sleep 0.1; done\necho brief\n",
+        go.display()
+    );
+    let once = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+    spool.job("brief", once, "job.sh", &brief);
     let started = Instant::now();
     spool.start();
     wait_until(DRAIN, "the queue is full", || {
@@ -128,6 +135,19 @@ fn a_full_queue_holds_a_kept_running_script_and_its_timeout_and_loses_nothing() 
         why.contains("scripts wait") && why.ends_with("the queue has reached [queue] max_bytes"),
         "{why}"
     );
+    fs::write(&go, "").unwrap();
+    wait_until(
+        SOON,
+        "a script that has ended is not called running",
+        || {
+            let job = spool.job_status("brief");
+            job["state"] == "ending" && job["running"][0]["script_over"] == true
+        },
+    );
+    let root = spool.root();
+    let table = spool.command(&["status", root.to_str().unwrap()]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("has ended, waits for the queue"), "{table}");
     let captured = status["totals"]["captured_events"].as_u64().unwrap();
     assert!(captured < LINES as u64, "{captured} found room");
     logstash.open();
@@ -148,6 +168,8 @@ fn a_full_queue_holds_a_kept_running_script_and_its_timeout_and_loses_nothing() 
     });
     // The script may fill the queue once more while it empties.
     assert!(!told(&logstash, "queue-pressure").is_empty());
+    assert_eq!(spool.job_status("brief")["state"], "idle");
+    assert_eq!(logstash.lines("brief"), ["brief"]);
     spool.stop();
     let lines = logstash.lines("floods");
     let numbers: Vec<usize> = lines
