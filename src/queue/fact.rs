@@ -240,10 +240,12 @@ pub struct Counters {
     pub bytes_read: u64,
     /// Bytes of those that went into events (line ends count).
     pub bytes_framed: u64,
-    /// Bytes of those that were cut off because a line was too long.
+    /// Bytes of those that were cut off because a line was too long, or too many were joined.
     pub bytes_cut: u64,
-    /// Lines that were cut.
+    /// Lines that were cut; those that were joined are one.
     pub lines_cut: u64,
+    /// Those of them that were cut since more were joined than `max_lines`.
+    pub joined_cut: u64,
 }
 
 impl Counters {
@@ -255,6 +257,7 @@ impl Counters {
         self.bytes_framed += delta.bytes_framed;
         self.bytes_cut += delta.bytes_cut;
         self.lines_cut += delta.lines_cut;
+        self.joined_cut += delta.joined_cut;
     }
 }
 

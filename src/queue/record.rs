@@ -425,6 +425,7 @@ fn write_counters(out: &mut Vec<u8>, counters: &Counters) {
         bytes_framed,
         bytes_cut,
         lines_cut,
+        joined_cut,
     } = *counters;
     for value in [
         framed,
@@ -433,13 +434,14 @@ fn write_counters(out: &mut Vec<u8>, counters: &Counters) {
         bytes_framed,
         bytes_cut,
         lines_cut,
+        joined_cut,
     ] {
         out.extend_from_slice(&value.to_le_bytes());
     }
 }
 
 fn read_counters(data: &[u8]) -> Option<Counters> {
-    if data.len() != 48 {
+    if data.len() != 56 {
         return None;
     }
     let value = |at: usize| LittleEndian::read_u64(&data[at * 8..]);
@@ -450,6 +452,7 @@ fn read_counters(data: &[u8]) -> Option<Counters> {
         bytes_framed: value(3),
         bytes_cut: value(4),
         lines_cut: value(5),
+        joined_cut: value(6),
     })
 }
 

@@ -167,6 +167,7 @@ impl Running {
                 skipped: 0,
                 ending: 1,
                 lines: 1,
+                is_crowded: false,
             };
             if self.gather.line(stream, out.now.wall, line).is_break() {
                 self.hand_over(&mut portions);

@@ -165,6 +165,7 @@ impl Gather {
             self.counters.bytes_cut += cut;
             self.counters.bytes_framed += read - cut;
             self.counters.lines_cut += u64::from(cut > 0);
+            self.counters.joined_cut += u64::from(cut > 0 && line.is_crowded);
         }
         self.counts.lines_cut += u64::from(cut > 0);
         if self.is_full() {
@@ -346,6 +347,7 @@ mod tests {
             skipped: 0,
             ending: 1,
             lines: 1,
+            is_crowded: false,
         }
     }
 
@@ -417,6 +419,7 @@ mod tests {
             skipped: 0,
             ending: 2,
             lines: 1,
+            is_crowded: false,
         };
         assert!(gather.line(Stream::Stdout, AT, empty).is_continue());
         assert!(!gather.is_empty());
@@ -436,6 +439,7 @@ mod tests {
             skipped: 6,
             ending: 1,
             lines: 1,
+            is_crowded: false,
         };
         assert!(gather.line(Stream::Stderr, AT, cut).is_continue());
         // Escaped, this would be larger than any event may be.

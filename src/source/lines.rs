@@ -26,6 +26,8 @@ pub struct Line<'a> {
     pub ending: u64,
     /// How many lines of the stream it is: 1, or more when they were joined.
     pub lines: u64,
+    /// Whether it was cut since more lines were joined than may be, and not for its length.
+    pub is_crowded: bool,
 }
 
 /// Cuts one stream into lines, or takes it as one whole.
@@ -125,6 +127,7 @@ impl Lines {
             skipped: total - ending - kept as u64,
             ending,
             lines: self.whole.unwrap_or(0) + u64::from(last != Some(&b'\n')),
+            is_crowded: false,
         });
         self.reset();
     }
@@ -171,6 +174,7 @@ fn line<'a>(start: &'a [u8], total: u64, last: Option<&u8>, max_event: usize) ->
         skipped: content - kept as u64,
         ending: 1 + cr,
         lines: 1,
+        is_crowded: false,
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Joiner {
     text: Vec<u8>,
     /// Nothing more goes into `text`: it must not have holes.
     is_cut: bool,
+    /// The first that was cut off had no place among `max_lines`.
+    is_crowded: bool,
     lines: u64,
     /// All bytes of the lines, and those that were cut off.
     read: u64,
@@ -69,6 +71,7 @@ impl Joiner {
             max_event,
             text: Vec::new(),
             is_cut: false,
+            is_crowded: false,
             lines: 0,
             read: 0,
             skipped: 0,
@@ -115,9 +118,11 @@ impl Joiner {
             skipped: self.skipped,
             ending: self.read - self.skipped - text.len() as u64,
             lines: self.lines,
+            is_crowded: self.is_crowded,
         };
         each(self.at, line);
         self.is_cut = false;
+        self.is_crowded = false;
         self.lines = 0;
         self.read = 0;
         self.skipped = 0;
@@ -127,7 +132,9 @@ impl Joiner {
         if self.lines == 0 {
             self.at = at;
         }
-        self.is_cut |= self.lines >= self.settings.max_lines;
+        if !self.is_cut && self.lines >= self.settings.max_lines {
+            (self.is_cut, self.is_crowded) = (true, true);
+        }
         // The break takes the place of the end of the line before.
         let line_break = usize::from(self.lines > 0);
         let room = self.max_event.saturating_sub(self.text.len() + line_break);
@@ -170,6 +177,7 @@ mod tests {
             skipped: 0,
             ending: 1,
             lines: 1,
+            is_crowded: false,
         }
     }
 
@@ -254,6 +262,7 @@ mod tests {
                 (line.text, line.skipped, line.ending, line.lines),
                 (&b"a\n b"[..], 4, 3, 4)
             );
+            assert!(line.is_crowded);
         });
         let mut by_bytes = joiner("^ ", false, Side::After, 500, 5);
         for text in ["abc", " defg", " h"] {
@@ -261,6 +270,7 @@ mod tests {
         }
         by_bytes.finish(|_, line| {
             assert_eq!((line.text, line.skipped), (&b"abc\n "[..], 6));
+            assert!(!line.is_crowded);
         });
     }
 

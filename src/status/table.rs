@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::log::printable;
+use crate::queue::Counters;
 use crate::run::Outcome;
 use crate::status::Daemon;
 use crate::status::DaemonState;
@@ -462,14 +463,7 @@ fn problems(out: &mut String, status: &Status, now: Timestamp, look: Look) {
         let problem = source.filter_map(|source| source.problem.as_ref());
         lines.extend(problem.map(|why| format!("job {}: {why}; it is tried again", job.name)));
     }
-    let sources = &status.totals.sources;
-    if sources.lines_cut > 0 {
-        lines.push(format!(
-            "{} lines were longer than max_event: {} of them were cut off",
-            sources.lines_cut,
-            show_bytes(sources.bytes_cut)
-        ));
-    }
+    lines.extend(cut_off(&status.totals.sources));
     queue_problems(&mut lines, &status.queue);
     for job in &status.jobs {
         file_problems(&mut lines, job);
@@ -550,6 +544,25 @@ fn file_rows(jobs: &[Job]) -> Vec<Vec<Cell>> {
         }
     }
     rows
+}
+
+/// What was cut off, and why.
+fn cut_off(sources: &Counters) -> Option<String> {
+    let long = match sources.lines_cut - sources.joined_cut.min(sources.lines_cut) {
+        0 => None,
+        1 => Some("1 line was longer than max_event".to_owned()),
+        long => Some(format!("{long} lines were longer than max_event")),
+    };
+    let joined = match sources.joined_cut {
+        0 => None,
+        1 => Some("1 event was joined of more than max_lines lines".to_owned()),
+        joined => Some(format!(
+            "{joined} events were joined of more than max_lines lines"
+        )),
+    };
+    let what: Vec<String> = long.into_iter().chain(joined).collect();
+    let bytes = show_bytes(sources.bytes_cut);
+    (!what.is_empty()).then(|| format!("{}: {bytes} were cut off", what.join(", ")))
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {

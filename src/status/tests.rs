@@ -137,7 +137,7 @@ fn the_json_names_are_stable() {
             "deliveries": { "waiting": 0, "delivered": 0, "retried": 0, "failed": 0, "dropped": 0 },
             "sources": {
                 "framed": 1190, "created": 10, "bytes_read": 5000, "bytes_framed": 5000,
-                "bytes_cut": 0, "lines_cut": 0,
+                "bytes_cut": 0, "lines_cut": 0, "joined_cut": 0,
             },
         },
         "queue": {
@@ -186,6 +186,33 @@ fn the_json_names_are_stable() {
         status,
         "it reads back"
     );
+}
+
+#[test]
+fn lines_that_were_too_long_and_joined_ones_that_were_too_many_are_told_apart() {
+    for (lines_cut, joined_cut, told) in [
+        (
+            3,
+            0,
+            "  3 lines were longer than max_event: 2.0 KiB were cut off\n",
+        ),
+        (
+            3,
+            3,
+            "  3 events were joined of more than max_lines lines: 2.0 KiB were cut off\n",
+        ),
+        (
+            3,
+            1,
+            "  2 lines were longer than max_event, 1 event was joined of more than max_lines lines: 2.0 KiB were cut off\n",
+        ),
+    ] {
+        let mut status = sample();
+        let sources = &mut status.totals.sources;
+        (sources.lines_cut, sources.joined_cut, sources.bytes_cut) = (lines_cut, joined_cut, 2048);
+        let text = show(&status, at(5_200).0, Look::Plain);
+        assert!(text.contains(told), "{text}");
+    }
 }
 
 #[test]
