@@ -594,12 +594,6 @@ impl Client {
                 if progress.events > 0 && !self.proven.contains(&link.host) {
                     self.proven.insert(link.host.clone());
                 }
-                if progress.events == 0 && wait.is_zero() {
-                    // Keep-alives that come faster than they are read leave no other moment for it.
-                    link.session
-                        .check(now)
-                        .map_err(|fault| Lost::fault(&link.host, fault))?;
-                }
             }
             Some(Ok(Turn::Wrote)) => link.session.wrote(now),
             Some(Err(broken)) => {

@@ -211,8 +211,9 @@ impl Session {
                 self.fault = Some(fault);
             }
         }
-        match self.fault {
-            Some(fault) if progress == Progress::default() => Err(fault),
+        // A server that sends without end leaves nobody the time to look at the timers.
+        match self.check(now) {
+            Err(fault) if progress == Progress::default() => Err(fault),
             _ => Ok(progress),
         }
     }
@@ -411,6 +412,24 @@ mod tests {
             }
         );
         assert_eq!(events(&mut session, 10), 5);
+    }
+
+    #[test]
+    fn keep_alives_without_a_pause_end_it_as_well_and_an_ack_with_them_counts_before() {
+        let mut session = waiting_for(&[10]);
+        let second = |n: u64| Tick(0).after(Duration::from_secs(n));
+        for n in 1..=300 {
+            let progress = session.received(&ack(0), second(n)).unwrap();
+            assert_eq!(progress.keep_alives, 1);
+        }
+        let stalled = Fault::Stalled(Duration::from_secs(300));
+        assert_eq!(session.received(&ack(0), second(301)), Err(stalled));
+        let mut session = waiting_for(&[10]);
+        let at = [(0, 299, 0), (5, 301, 5), (0, 600, 0)];
+        for (value, at, events) in at {
+            let progress = session.received(&ack(value), second(at)).unwrap();
+            assert_eq!(progress.events, events);
+        }
     }
 
     #[test]

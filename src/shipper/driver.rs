@@ -205,6 +205,8 @@ async fn ship_by(
         effects.extend(match happened {
             Happened::Port(lane, AtPort::Connected) => shipper.step(Input::Connected(lane), now),
             Happened::Port(lane, AtPort::Received(bytes)) => {
+                // With one CPU a server that sends without end would hold up the timers of all others.
+                tokio::task::yield_now().await;
                 shipper.step(Input::Received(lane, &bytes), now)
             }
             Happened::Port(lane, AtPort::Wrote) => shipper.step(Input::Wrote(lane), now),

@@ -39,7 +39,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use receiver::Receiver;
 
 /// Patience with anything that should come, on a machine that is busy with other tests.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
