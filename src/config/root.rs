@@ -3,6 +3,7 @@
 //! Sections that are missing take their defaults; what is not built yet is an unknown key.
 //! Must never know what the outputs and the queue do with their settings.
 
+use std::io;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
@@ -123,8 +124,10 @@ fn draft_root_with(
     let segments = segments(file, text, overrides).map_err(|problem| vec![problem])?;
     let source = Source::new(segments.clone(), lookup);
     let mut table = Table::root(&source, source.tree(0));
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let (mut root, outlets) = read_root(&mut table, folder, Defaults::new(segments));
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    let folder = straight(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let (mut root, outlets) = read_root(&mut table, &folder, Defaults::new(segments));
     root.unusable
         .sort_by_key(|problem| (problem.line, problem.column));
     table.finish();
@@ -167,6 +170,17 @@ fn segments(file: String, text: String, overrides: &[String]) -> Result<Vec<Segm
     Ok(segments)
 }
 
+/// An absolute path without a way back: that leads through the folder that it leaves, in which a job's
+/// user may have no rights.
+fn straight(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let goes_back = path.components().any(|part| part == Component::ParentDir);
+    Ok(match goes_back {
+        true => output::real_place(&path),
+        false => path,
+    })
+}
+
 fn read_root(
     table: &mut Table<'_, '_>,
     folder: &Path,
@@ -174,11 +188,7 @@ fn read_root(
 ) -> (Root, Vec<Outlet>) {
     let root = table.text("root", "root = \"/var/lib/spoolbeat\"");
     let dir = root.map_or_else(|| folder.to_path_buf(), |root| folder.join(root.value));
-    let dir = match std::path::absolute(&dir) {
-        // A way back leads through the folder that it leaves, which a job's user may have no rights in.
-        Ok(dir) if dir.components().any(|part| part == Component::ParentDir) => {
-            output::real_place(&dir)
-        }
+    let dir = match straight(&dir) {
         Ok(dir) => dir,
         Err(error) => {
             table.lacks("root", format!("{} is no place: {error}", dir.display()));

@@ -148,6 +148,22 @@ fn init_makes_the_root_that_is_named_either_way() {
 }
 
 #[test]
+fn a_root_is_found_by_each_way_to_name_it() {
+    let spool = Spool::new(1);
+    spool.job("fails", ONCE, "job.sh", "exit 3\n");
+    for place in [
+        ".",
+        "spoolbeat.toml",
+        "./spoolbeat.toml",
+        "jobs/..",
+        "jobs/../spoolbeat.toml",
+    ] {
+        let checked = spool.command(&["check", place]);
+        assert!(checked.status.success(), "{place}: {}", said(&checked));
+    }
+}
+
+#[test]
 fn a_script_gets_all_variables_that_the_manual_names_and_no_others() {
     let logstash = Logstash::new(Keep::Events);
     let mut spool = Spool::new(logstash.port());

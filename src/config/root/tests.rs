@@ -375,6 +375,10 @@ fn the_place_of_an_outputs_file_is_known_through_links_and_detours() {
     .unwrap();
     let taken = load_root(&root.join("../root"), &[]).unwrap();
     assert_eq!(taken.dir, real, "no job has to go through the detour");
+    let sink::Settings::File(file) = &taken.outputs[0].kind else {
+        panic!("{:?}", taken.outputs)
+    };
+    assert_eq!(file.path, real.join("a.ndjson"));
     let written = &taken.defaults.written;
     assert!(
         written
