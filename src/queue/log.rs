@@ -220,6 +220,23 @@ pub(crate) fn first_seq(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Opti
     Ok(head.ok().map(|head| head.first_seq))
 }
 
+/// Where a segment begins, and the number of the first event from there. The log ends at `end`, where the
+/// event of that number will be.
+pub(crate) fn begin_of(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    segment: u64,
+    end: (Position, u64),
+) -> io::Result<(Position, u64)> {
+    let at = Position { segment, offset: 0 };
+    if let Some(seq) = first_seq(&**disk, dir, segment)? {
+        return Ok((at, seq));
+    }
+    // Its head is damaged: the first record that can be read says it too.
+    let first = LogReader::new(Arc::clone(disk), dir, at).next(end.0)?;
+    Ok((at, first.map_or(end.1, |found| found.header.seq)))
+}
+
 /// The first record of a segment that begins at or behind `from` and ends before `limit`.
 fn find(id: u64, file: &dyn DiskFile, from: u64, limit: u64) -> io::Result<Option<(Header, u64)>> {
     if let Some(header) = header_at(id, file, from, limit)? {

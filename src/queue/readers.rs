@@ -105,37 +105,40 @@ pub(crate) fn open_cursors(
     Ok(cursors)
 }
 
-/// An output that comes back before event `next_seq` goes on where it was. Of what is gone, what was
-/// captured in its absence was for others, the rest is dropped.
-fn thawed(
-    output: &str,
-    mut cursor: Cursor,
-    (at, oldest): (Position, u64),
-    next_seq: u64,
-) -> Cursor {
+/// An output that comes back before event `next_seq` goes on where it was.
+fn thawed(output: &str, mut cursor: Cursor, oldest: (Position, u64), next_seq: u64) -> Cursor {
     if !cursor.is_frozen() {
         return cursor;
     }
     cursor.away.end(next_seq);
-    if cursor.at < at {
-        let seq = oldest.max(cursor.seq);
-        let mut dropped = 0;
-        for (from, to) in cursor.away.outside(cursor.seq, seq) {
-            dropped += to - from;
-            cursor.unacked.add(&Unacked::run(from, to));
-        }
-        if dropped > 0 {
-            tracing::warn!(
-                output,
-                events = dropped,
-                "the output is configured again: events that were not kept for it meanwhile are dropped for it"
-            );
-        }
-        cursor.passed.dropped += dropped;
-        cursor.passed.not_mine += seq - cursor.seq - dropped;
-        (cursor.at, cursor.done, cursor.seq) = (at, 0, seq);
+    let dropped = over_gone(&mut cursor, oldest);
+    if dropped > 0 {
+        tracing::warn!(
+            output,
+            events = dropped,
+            "the output is configured again: events that were not kept for it meanwhile are dropped for it"
+        );
     }
     cursor
+}
+
+/// Takes a cursor of an output that was away to where the log begins now, with the number of the first
+/// event from there. Of what is gone, what was captured in its absence was for others, the rest is
+/// dropped; returns how much that is.
+pub(crate) fn over_gone(cursor: &mut Cursor, (at, oldest): (Position, u64)) -> u64 {
+    if cursor.at >= at {
+        return 0;
+    }
+    let seq = oldest.max(cursor.seq);
+    let mut dropped = 0;
+    for (from, to) in cursor.away.outside(cursor.seq, seq) {
+        dropped += to - from;
+        cursor.unacked.add(&Unacked::run(from, to));
+    }
+    cursor.passed.dropped += dropped;
+    cursor.passed.not_mine += seq - cursor.seq - dropped;
+    (cursor.at, cursor.done, cursor.seq) = (at, 0, seq);
+    dropped
 }
 
 /// Marks the cursors of all outputs that are not among `outputs`, and returns them; `next_seq` is the

@@ -25,7 +25,6 @@ use super::fact::Part;
 use super::ledger::Ledger;
 use super::locked;
 use super::log;
-use super::log::LogReader;
 use super::record::Draft;
 use super::record::Header;
 use super::record::Record;
@@ -485,17 +484,8 @@ impl Writer {
     /// What the disk said.
     pub fn oldest(&self) -> io::Result<(Position, u64)> {
         let id = *self.sealed.keys().next().unwrap_or(&self.active.id);
-        let at = Position {
-            segment: id,
-            offset: 0,
-        };
-        if let Some(seq) = log::first_seq(&*self.disk, &self.dir, id)? {
-            return Ok((at, seq));
-        }
-        // Its head is damaged: the first record that can be read says it too.
-        let mut reader = LogReader::new(self.disk.clone(), &self.dir, at);
-        let first = reader.next(self.durable_end())?;
-        Ok((at, first.map_or(self.next_seq, |found| found.header.seq)))
+        let end = (self.durable_end(), self.next_seq);
+        log::begin_of(&self.disk, &self.dir, id, end)
     }
 
     /// The oldest segment, if it takes no more records, with the id of the next one and the number of

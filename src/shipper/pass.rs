@@ -23,6 +23,8 @@ use crate::queue::Position;
 use crate::queue::cursor::Cursor;
 use crate::queue::cursor::CursorFile;
 use crate::queue::cursor::Stored;
+use crate::queue::log;
+use crate::queue::readers::over_gone;
 use crate::window::Format;
 use crate::window::Limits;
 
@@ -129,9 +131,14 @@ pub fn skip(
     end: (Position, u64),
 ) -> io::Result<Cursor> {
     let (mut file, stored) = CursorFile::open(disk, dir, output)?;
-    let Stored::Cursor(cursor) = stored else {
+    let Stored::Cursor(mut cursor) = stored else {
         return Err(io::Error::other("its cursor cannot be read"));
     };
+    if cursor.is_frozen()
+        && let Some(oldest) = log::first_segment(&**disk, dir, 0)?
+    {
+        over_gone(&mut cursor, log::begin_of(disk, dir, oldest, end)?);
+    }
     let mut trail = Trail::new(cursor);
     let mut loader = Loader::new(Arc::clone(disk), dir, output, &cursor, NO_WINDOW);
     let order = Order::PassOver(until, Way::Skipped);
