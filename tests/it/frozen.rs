@@ -166,8 +166,14 @@ fn an_output_that_comes_back_goes_on_where_it_was_and_drops_only_what_was_for_it
     let before = fs::read(&cursor).unwrap();
     let skipped = spool.command(&["queue", "skip", "old", "--all", "--yes"]);
     assert!(skipped.status.success(), "{}", said(&skipped));
-    let quarantine = spool.root().join("queue/quarantine");
-    assert!(!quarantine.exists(), "nothing is damaged");
+    let stat = spool.command(&["queue", "stat", "--json"]);
+    let stat: Value = serde_json::from_slice(&stat.stdout).unwrap();
+    let passed = &stat["outputs"]["old"]["passed"];
+    assert_eq!(passed["damaged"], 0, "{passed}");
+    assert!(
+        (1..20).contains(&passed["dropped"].as_u64().unwrap()),
+        "{passed}"
+    );
     fs::write(&cursor, before).unwrap();
     configure(&spool, &[good, gone]);
     old.open();
