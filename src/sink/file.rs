@@ -2,7 +2,7 @@
 //!
 //! The file is opened anew for each window: whoever removes or renames it gets the next events in
 //! a new one. What a crash left of a line behind the last whole one is cut off. Several processes may
-//! write it, each with its own [`Target`]: the one that has the lock on the file writes and rotates.
+//! write it, each for itself: the one that has the lock on the file writes and rotates.
 //! Knows no queue.
 
 use std::io;

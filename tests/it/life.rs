@@ -71,6 +71,7 @@ fn defect_01_a_first_run_that_fails_keeps_startup_away_and_is_tried_until_it_has
     spool.start();
     wait_until(SOON, "it runs by its schedule", || {
         logstash.lines("idp").iter().any(|line| line == "tick")
+            && spool.status()["totals"]["waiting_events"] == 0
     });
     spool.kill();
     fs::remove_file(own(&spool, "idp", "good")).unwrap();

@@ -239,15 +239,17 @@ fn a_replay_and_the_daemon_write_one_file_at_once_and_neither_loses_a_line() {
         said(&replay)
     );
     spool.remove("live");
-    let mut captured = 0;
     wait_until(SOON, "all is quiet", || {
-        captured = archived(&spool).unwrap_or(0);
-        captured > 0
-            && spool.status()["jobs"]
-                .as_array()
-                .is_some_and(|jobs| jobs.len() == 1)
+        let status = spool.status();
+        let jobs = status["jobs"].as_array();
+        jobs.is_some_and(|jobs| jobs.len() == 1)
+            && status["totals"]["captured_events"] == status["outputs"][0]["acked_events"]
     });
     spool.stop();
+    let stat = spool.command(&["queue", "stat", "--json"]);
+    let stat: Value = serde_json::from_slice(&stat.stdout).unwrap();
+    let passed = &stat["outputs"]["archive"]["passed"]["acked"];
+    let captured = passed.as_u64().unwrap();
     let all = lines(&path, 1000);
     let (replayed, first): (Vec<&Value>, Vec<&Value>) =
         all.iter().partition(|one| is_replayed(one));
