@@ -26,6 +26,7 @@ use crate::disk::mem::Fault;
 use crate::disk::mem::MemDisk;
 use crate::disk::mem::Verb;
 use crate::disk::mem::Verdict;
+use crate::disk::mem::platter::Dice;
 use crate::event::Frames;
 use crate::event::Route;
 use crate::event::RunId;
@@ -398,6 +399,34 @@ fn segments_behind_every_cursor_go_and_a_restart_still_knows_the_past() {
     assert_eq!(ledger.jobs["job"].captured, 4001);
     assert_eq!(ledger.jobs["job"].last_fire, Some(42));
     assert_eq!(ledger.open.len(), 1, "the run without an end is known");
+}
+
+#[test]
+fn no_power_cut_brings_back_a_segment_without_those_behind_it() {
+    let disk = MemDisk::default().recording();
+    let mut writer = open(&disk);
+    for n in 0..80 {
+        writer
+            .append(&draft(portion(n * 100, 100, 2000)), Timestamp(1))
+            .unwrap();
+        writer.commit(Timestamp(1)).unwrap();
+    }
+    let before = writer.segments();
+    let end = writer.durable_end();
+    writer.tidy(end, Pressure::Pressed, Timestamp(1)).unwrap();
+    let after = writer.segments();
+    assert!(before > 8 && after < 4, "{before} and then {after}");
+    // The head of the next one says which records of a segment are void.
+    let mut dice = Dice::new(7);
+    for _ in 0..8 {
+        let after = disk.power_cut(&mut dice);
+        let names = after.list(Path::new(DIR)).unwrap().into_iter();
+        let mut ids: Vec<u64> = names
+            .filter_map(|entry| segment::id_of(&entry.name))
+            .collect();
+        ids.sort_unstable();
+        assert!(ids.windows(2).all(|two| two[1] == two[0] + 1), "{ids:?}");
+    }
 }
 
 #[test]

@@ -107,6 +107,9 @@ impl Writer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // A power cut may undo removals in any order, and without the next one's head records that are void
+        // in this one would be taken for good ones.
+        self.disk.sync_dir(&self.dir)?;
         self.sealed.remove(&id);
         Ok(())
     }
