@@ -366,6 +366,7 @@ impl Ledger {
         }
         for past in self.files.values_mut() {
             past.of.waits_for.retain(|waited| waited != output);
+            past.of.outputs.retain(|wants| wants != output);
         }
     }
 

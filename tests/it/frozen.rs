@@ -119,7 +119,10 @@ fn an_output_that_left_is_frozen_until_it_is_forgotten_with_or_without_a_daemon(
         if !live {
             spool.start();
         }
-        wait_until(SOON, "the file is cleaned up", || !file.exists());
+        wait_until(SOON, "the file is cleaned up, and that is told", || {
+            let mut events = logstash.events("logs").into_iter();
+            !file.exists() && events.any(|event| event["event"]["action"] == "file-delete")
+        });
         assert_eq!(output(&spool, "old"), Value::Null);
         assert_eq!(row(&spool, "old"), Value::Null);
         spool.stop();
@@ -128,6 +131,16 @@ fn an_output_that_left_is_frozen_until_it_is_forgotten_with_or_without_a_daemon(
         let root = spool.root();
         let doctor = spool.command(&["doctor", root.to_str().unwrap()]);
         assert!(doctor.status.success(), "{}", said(&doctor));
+        // It is new when it comes back, also to what is told of the files that it let go.
+        configure(&spool, &[("good", logstash.port()), ("old", dead.port())]);
+        dead.open();
+        spool.start();
+        wait_until(SOON, "it is there again", || {
+            output(&spool, "old")["waiting_events"] == 0
+        });
+        spool.stop();
+        assert_eq!(spool.said_of("everything kept is sent again"), 0);
+        assert_eq!(dead.events("logs").len(), 0);
     }
 }
 
