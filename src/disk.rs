@@ -36,8 +36,12 @@ use rustix::io::Errno;
 mod failpoints;
 #[cfg(test)]
 pub(crate) mod mem;
+mod plain;
 
 use failpoints::Kind;
+pub use plain::is_no_file;
+use plain::not_a_file;
+use plain::open_plain;
 
 /// How the name of a file begins that [`Disk::replace`] has not finished; one that is left after the
 /// death of its process is of no use.
@@ -50,6 +54,8 @@ pub enum Open {
     Read,
     /// For reading and writing; the file must exist.
     Write,
+    /// As `Write`, of what a person named: links are followed, where the others refuse them.
+    Named,
     /// For reading and writing; the file must not exist. Not durable before [`Disk::sync_dir`].
     CreateNew,
 }
@@ -151,12 +157,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
-/// The verbs. See the module's header for what is assumed of the medium.
+/// The verbs. See the module's header for what is assumed of the medium. Files are plain ones: a link,
+/// FIFO or folder in the place of one is neither followed nor waited for, but an error.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens a file.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// What the operating system said; one that [`is_no_file`] tells.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
     /// Makes `path` hold `bytes`: temporary file in the same folder, then rename.
     ///
@@ -166,7 +173,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Reads a whole file, refusing more than `max` bytes.
     ///
     /// # Errors
-    /// What the operating system said, or `InvalidData` when it is larger.
+    /// What the operating system said, `InvalidData` when it is larger; one that [`is_no_file`] tells.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
     /// The entries of a folder, sorted by name.
     ///
@@ -264,8 +271,9 @@ impl Disk for OsDisk {
         let mut options = File::options();
         options.read(true).mode(FILE_MODE);
         let file = match how {
-            Open::Read => options.open(path),
-            Open::Write => options.write(true).open(path),
+            Open::Read => open_plain(&mut options, path),
+            Open::Write => open_plain(options.write(true), path),
+            Open::Named => options.write(true).open(path),
             Open::CreateNew => {
                 options.write(true).create_new(true);
                 kind.step("create", || options.open(path))
@@ -294,7 +302,7 @@ impl Disk for OsDisk {
     }
 
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
-        read_all(File::open(path)?, path, max)
+        read_all(open_plain(File::options().read(true), path)?, path, max)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
@@ -356,13 +364,9 @@ impl Disk for OsDisk {
 /// # Errors
 /// What the operating system said.
 pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(FILE_MODE)
-        .open(path)?;
-    exclusively(file)
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    exclusively(open_plain(options.mode(FILE_MODE), path)?)
 }
 
 /// Takes the lock on a folder itself, which outlives whatever is removed from it; `None` when
@@ -674,10 +678,6 @@ fn read_all(file: File, path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn not_a_file() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a file")
-}
-
 /// Joins names to a folder, for the many places that name a file under the root.
 #[must_use]
 pub fn under(dir: &Path, names: &[&str]) -> PathBuf {
@@ -723,6 +723,26 @@ mod tests {
         }
         let of_proc = read_plain(Path::new("/proc/self/status"), 1 << 20);
         assert_eq!(of_proc.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn only_what_a_person_named_is_opened_through_a_link_and_nothing_but_a_file_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link, fifo] = ["file", "link", "fifo"].map(|name| dir.path().join(name));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(OsDisk.open(&link, Open::Named).is_ok());
+        for path in [&link, &fifo, dir.path()] {
+            for refused in [
+                OsDisk.open(path, Open::Read).err(),
+                OsDisk.open(path, Open::Write).err(),
+                OsDisk.read(path, 10).err(),
+                lock(path).err(),
+            ] {
+                assert!(is_no_file(&refused.unwrap()), "{}", path.display());
+            }
+        }
     }
 
     #[test]

@@ -552,6 +552,19 @@ pub fn open_named(path: &Path) -> io::Result<impl Read + Send> {
     Ok(file)
 }
 
+/// Reads all of what a person named, opened as by [`open_named`], refusing more than `max` bytes.
+///
+/// # Errors
+/// As [`open_named`], or words of our own when it is larger.
+pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let meta = file.metadata()?;
+    if meta.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    read_all((file, meta), max)
+}
+
 /// Makes a new file; the mode is narrowed by the umask.
 ///
 /// # Errors

@@ -86,7 +86,7 @@ struct Import {
 #[must_use]
 pub fn run(args: &Args, given: Option<&Path>, disk: &dyn Disk) -> ExitCode {
     let shown = args.file.display();
-    let text = match disk.read(&args.file, INPUT_BYTES_MAX) {
+    let text = match files::read_named(&args.file, INPUT_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) => return say::fail(say::CANNOT_READ, &format!("{shown}: {error}")),
     };

@@ -45,7 +45,7 @@ pub(super) fn try_out(path: &Path) -> Result<(), String> {
         return Err(why);
     }
     let cannot = |error| format!("{} cannot be written: {error}", path.display());
-    match OsDisk.open(path, Open::Write) {
+    match OsDisk.open(path, Open::Named) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
         _ => {}
     }

@@ -17,6 +17,8 @@ use super::segment;
 use super::segment::BadHead;
 use super::segment::Position;
 use crate::disk::Disk;
+use crate::disk::Entry;
+use crate::disk::EntryKind;
 use crate::disk::Replace;
 
 const MAGIC: [u8; 8] = *b"SPLBCKP\n";
@@ -91,6 +93,10 @@ fn id_of(file_name: &str) -> Option<u64> {
     (hex.len() == 16 && id < segment::ID_END).then_some(id)
 }
 
+fn id_of_file(entry: &Entry) -> Option<u64> {
+    id_of(&entry.name).filter(|_| entry.kind == EntryKind::File)
+}
+
 /// The checkpoints of a folder.
 #[derive(Debug)]
 pub(crate) struct All {
@@ -110,15 +116,14 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> Result<All, OpenError> {
         error,
     };
     let entries = disk.list(dir).map_err(at_dir)?;
-    let mut ids: Vec<u64> = entries
-        .iter()
-        .filter_map(|entry| id_of(&entry.name))
-        .collect();
-    ids.sort_unstable_by(|a, b| b.cmp(a));
+    // Also of what is no file: its name is not used.
+    let named = entries.iter().filter_map(|entry| id_of(&entry.name));
     let mut found = All {
         readable: Vec::new(),
-        last_id: ids.first().copied().unwrap_or_default(),
+        last_id: named.max().unwrap_or_default(),
     };
+    let mut ids: Vec<u64> = entries.iter().filter_map(id_of_file).collect();
+    ids.sort_unstable_by(|a, b| b.cmp(a));
     for id in ids {
         let path = dir.join(file_name(id));
         match disk
@@ -155,7 +160,7 @@ pub(crate) fn count(disk: &dyn Disk, dir: &Path) -> Result<(usize, usize), OpenE
         error,
     };
     let entries = disk.list(dir).map_err(at_dir)?;
-    let files = entries.iter().filter(|entry| id_of(&entry.name).is_some());
+    let files = entries.iter().filter_map(id_of_file);
     Ok((all(disk, dir)?.readable.len(), files.count()))
 }
 
@@ -165,7 +170,7 @@ pub(crate) fn count(disk: &dyn Disk, dir: &Path) -> Result<(usize, usize), OpenE
 /// What the disk said.
 pub(crate) fn prune(disk: &dyn Disk, dir: &Path, keep: [u64; 2]) -> io::Result<()> {
     for entry in disk.list(dir)? {
-        if id_of(&entry.name).is_some_and(|id| !keep.contains(&id)) {
+        if id_of_file(&entry).is_some_and(|id| !keep.contains(&id)) {
             disk.remove(&dir.join(&entry.name))?;
         }
     }

@@ -16,7 +16,6 @@ use super::quarantine;
 use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
-use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::disk::Replace;
 
@@ -296,7 +295,15 @@ impl CursorFile {
         self.generation += 1;
         let mut bytes = [0; 2 * SLOT_BYTES];
         bytes[..SLOT_BYTES].copy_from_slice(&write_slot(&self.output, self.generation, cursor));
-        self.disk.replace(&self.path, &bytes, Replace::Durable)?;
+        let replace = || self.disk.replace(&self.path, &bytes, Replace::Durable);
+        match replace() {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let dir = self.path.parent().unwrap_or(Path::new("."));
+                quarantine::move_folder(&*self.disk, dir, &name(&self.output))?;
+                replace()?;
+            }
+            replaced => replaced?,
+        }
         self.file = Some(self.disk.open(&self.path, Open::Write)?);
         self.slot = 1;
         self.written = None;
@@ -307,7 +314,11 @@ impl CursorFile {
 /// Where the cursor of `output` lies.
 #[must_use]
 pub fn path(dir: &Path, output: &str) -> PathBuf {
-    dir.join(format!("{PREFIX}{output}"))
+    dir.join(name(output))
+}
+
+pub(super) fn name(output: &str) -> String {
+    format!("{PREFIX}{output}")
 }
 
 /// The cursors of a queue.
@@ -345,9 +356,6 @@ pub(crate) fn all(disk: &dyn Disk, dir: &Path) -> io::Result<Cursors> {
         let Some(output) = entry.name.strip_prefix(PREFIX) else {
             continue;
         };
-        if entry.kind != EntryKind::File {
-            continue;
-        }
         match peek(disk, dir, output) {
             Ok(Some(cursor)) => all.found.push((output.to_owned(), cursor)),
             // Made, and not written yet.

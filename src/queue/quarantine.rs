@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::log;
 use super::segment;
 use super::segment::Position;
+use crate::disk;
 use crate::disk::Disk;
 use crate::disk::EntryKind;
 use crate::disk::Open;
@@ -82,7 +83,9 @@ pub struct Summary {
 #[must_use]
 pub fn is_lasting(error: &io::Error) -> bool {
     const EIO: i32 = 5;
-    error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(EIO)
+    error.kind() == io::ErrorKind::PermissionDenied
+        || error.raw_os_error() == Some(EIO)
+        || disk::is_no_file(error)
 }
 
 /// Which segment a reader in segment `id` cannot read: that one, or the next, whose head says where it ends.
@@ -242,6 +245,23 @@ pub fn move_segment(
     conclude(disk, dir, &to, &reason)
 }
 
+/// Moves a folder here that is in the place of the file `name`, under a name that is free.
+///
+/// # Errors
+/// What the disk said; the folder is where it was.
+pub fn move_folder(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()> {
+    let home = dir.join(DIR);
+    disk.make_dir(&home)?;
+    let taken = disk.list(&home)?;
+    let names = (1_u64..).map(|number| format!("{name}.{number}"));
+    let mut free = names.filter(|name| taken.iter().all(|entry| entry.name != *name));
+    let to = home.join(free.next().unwrap_or_default());
+    disk.rename(&dir.join(name), &to)?;
+    disk.sync_dir(dir)?;
+    tracing::error!(name, to = %to.display(), "a folder is in the place of a file of the queue, and is set aside");
+    Ok(())
+}
+
 /// How much is kept; nothing when there is no such folder.
 ///
 /// # Errors
@@ -262,7 +282,7 @@ pub fn summary(disk: &dyn Disk, dir: &Path) -> io::Result<Summary> {
 
 fn path(dir: &Path, segment: u64, offset: u64) -> PathBuf {
     let name = format!("{segment:016x}-{offset:016x}.bytes");
-    crate::disk::under(dir, &[DIR, &name])
+    disk::under(dir, &[DIR, &name])
 }
 
 fn is_bytes(name: &str) -> bool {

@@ -18,6 +18,7 @@ use super::fact::Fact;
 use super::fact::Portion;
 use super::ledger::Ledger;
 use super::locked;
+use super::quarantine;
 use super::recover::OpenError;
 use super::segment::Position;
 use super::writer::Writer;
@@ -228,12 +229,16 @@ pub fn forgotten(output: &str) -> Portion {
     }
 }
 
-/// Removes the cursor of an output of which it is durable that it is forgotten.
+/// Removes the cursor of an output of which it is durable that it is forgotten; a folder in its place
+/// goes into quarantine.
 ///
 /// # Errors
 /// What the disk said.
 pub fn remove_cursor(disk: &dyn Disk, dir: &Path, output: &str) -> io::Result<()> {
     match disk.remove(&cursor::path(dir, output)) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            quarantine::move_folder(disk, dir, &cursor::name(output))
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => disk.sync_dir(dir),
     }

@@ -136,7 +136,7 @@ impl Target {
 
     /// The file that has the path's name now.
     fn named(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
-        match self.disk.open(&self.settings.path, Open::Write) {
+        match self.disk.open(&self.settings.path, Open::Named) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
         }
@@ -149,7 +149,7 @@ impl Target {
         match self.disk.open(path, Open::CreateNew) {
             // Another process was quicker; a link that leads nowhere cannot be opened either.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.disk.open(path, Open::Write)
+                self.disk.open(path, Open::Named)
             }
             other => other,
         }
@@ -377,7 +377,7 @@ mod tests {
                 disk.script(move |call| match call.verb {
                     _ if call.index < at || call.index >= at + many => Verdict::Go,
                     // A full disk still reads, and still removes.
-                    Verb::Read | Verb::Open(Open::Write) | Verb::Truncate | Verb::Rename
+                    Verb::Read | Verb::Open(Open::Named) | Verb::Truncate | Verb::Rename
                         if errno == libc::ENOSPC =>
                     {
                         Verdict::Go

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
@@ -299,16 +300,53 @@ fn an_output_whose_cursor_was_removed_is_sent_all_that_is_kept_and_no_file_goes_
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_cursor_is_named() {
+fn what_is_no_file_in_the_place_of_a_cursor_is_a_lost_cursor_and_neither_followed_nor_waited_for() {
     let mut logstash = Logstash::new(Keep::Ids);
     let mut spool = waiting(&mut logstash, &["a"]);
-    spool.kill();
+    logstash.open();
+    spool.stop();
+    let root = spool.root();
+    let elsewhere = root.join("elsewhere");
+    let put: [&dyn Fn(); 3] = [
+        &|| {
+            assert!(
+                Command::new("mkfifo")
+                    .arg(cursor(&spool))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        },
+        &|| {
+            fs::create_dir(cursor(&spool)).unwrap();
+            fs::write(cursor(&spool).join("kept"), "x").unwrap();
+        },
+        &|| std::os::unix::fs::symlink(&elsewhere, cursor(&spool)).unwrap(),
+    ];
+    fs::copy(cursor(&spool), &elsewhere).unwrap();
+    let before = fs::read(&elsewhere).unwrap();
+    for put in put {
+        fs::remove_file(cursor(&spool)).unwrap();
+        put();
+        assert_eq!(verify(&spool).1["lost_cursors"][0], "lumberjack");
+        assert!(!spool.command(&["doctor"]).status.success());
+        let outputs = spool.command(&["outputs", "--json", "--root", root.to_str().unwrap()]);
+        let outputs: serde_json::Value = serde_json::from_slice(&outputs.stdout).unwrap();
+        assert_eq!(outputs[0]["state"], "lost", "{outputs}");
+        let (code, told) = repair(&spool, &["--yes"]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(fs::symlink_metadata(cursor(&spool)).unwrap().is_file());
+        assert_eq!(verify(&spool).0, Some(0));
+    }
+    assert_eq!(fs::read(&elsewhere).unwrap(), before);
+    let aside = spool.root().join("queue/quarantine/cursor-lumberjack.1");
+    assert!(aside.join("kept").exists());
     fs::remove_file(cursor(&spool)).unwrap();
     fs::create_dir(cursor(&spool)).unwrap();
-    let root = spool.root();
-    let run = spool.command(&["run", root.to_str().unwrap()]);
-    assert!(!run.status.success());
-    assert!(said(&run).contains("cursor-lumberjack: "), "{}", said(&run));
+    start_and_send(&mut spool);
+    assert_eq!(spool.said_of("everything kept is sent again"), 1);
+    is_sound(&spool);
+    spool.stop();
 }
 
 #[test]

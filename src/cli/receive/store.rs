@@ -158,7 +158,7 @@ impl Store {
     /// Opens the file to write to, or makes it.
     fn begin(&self) -> io::Result<Current> {
         let path = self.dir.join(CURRENT);
-        let file = match self.disk.open(&path, Open::Write) {
+        let file = match self.disk.open(&path, Open::Named) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = self.disk.open(&path, Open::CreateNew)?;
                 self.disk.sync_dir(&self.dir)?;
