@@ -7,12 +7,17 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc;
 use std::thread;
 
 use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::Spool;
 use crate::harness::said;
+use crate::harness::signal;
 
 /// Dead letters of the only output, as the daemon writes them; `events` are JSON or not.
 fn set_aside(spool: &Spool, file: &str, events: &[&str]) {
@@ -174,14 +179,16 @@ fn picky(poison: &'static [u8]) -> u16 {
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         while let Ok((socket, _)) = listener.accept() {
-            take_until(socket, poison);
+            take(socket, |event| {
+                !event.windows(poison.len()).any(|part| part == poison)
+            });
         }
     });
     port
 }
 
-/// Takes windows of one event each until one holds `poison`, or the client leaves.
-fn take_until(mut socket: TcpStream, poison: &[u8]) {
+/// Takes windows of one event each until one is not to be taken, or the client leaves.
+fn take(mut socket: TcpStream, mut is_taken: impl FnMut(&[u8]) -> bool) {
     loop {
         let mut head = [0; 6 + 10];
         if socket.read_exact(&mut head).is_err() {
@@ -191,7 +198,7 @@ fn take_until(mut socket: TcpStream, poison: &[u8]) {
         let length = u32::from_be_bytes(head[12..].try_into().unwrap());
         let mut event = vec![0; length as usize];
         socket.read_exact(&mut event).unwrap();
-        if event.windows(poison.len()).any(|part| part == poison) {
+        if !is_taken(&event) {
             return;
         }
         if socket.write_all(b"2A\0\0\0\x01").is_err() {
@@ -240,4 +247,111 @@ fn a_server_that_refuses_everything_keeps_all_dead_letters() {
         said(&sent)
     );
     assert_eq!(left(&spool), before);
+}
+
+/// A server that takes `many` events, says so, and goes on only when it is told to.
+fn halting(many: usize) -> (u16, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (say, halted) = mpsc::channel();
+    let (go_on, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut before = 0;
+        while let Ok((socket, _)) = listener.accept() {
+            take(socket, |_| {
+                before += 1;
+                before <= many || (say.send(()).is_ok() && told.recv().is_ok())
+            });
+        }
+    });
+    (port, halted, go_on)
+}
+
+/// Dead letters with the ids from 0 on, and a replay of them that has come to where `halted` says.
+fn replaying(events: usize, port: u16, halted: &mpsc::Receiver<()>) -> (Spool, Child) {
+    let spool = Spool::new(port);
+    plain(&spool);
+    let events: Vec<String> = (0..events)
+        .map(|id| format!("{{\"event\":{{\"id\":\"{id}\"}}}}"))
+        .collect();
+    let events: Vec<&str> = events.iter().map(String::as_str).collect();
+    set_aside(&spool, "0000000001.ndjson", &events);
+    let child = Command::new(env!("CARGO_BIN_EXE_spoolbeat"))
+        .args(["replay", "--dead-letter"])
+        .current_dir(spool.root())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    halted.recv().unwrap();
+    (spool, child)
+}
+
+/// Sends what is left to another server; the ids that come there.
+fn go_on(spool: &Spool) -> Vec<String> {
+    let logstash = Logstash::new(Keep::Ids);
+    let file = spool.root().join("spoolbeat.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, rest) = text.split_once("127.0.0.1:").unwrap();
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    let port = logstash.port();
+    fs::write(file, format!("{before}127.0.0.1:{port}{rest}")).unwrap();
+    let sent = spool.command(&["replay", "--dead-letter"]);
+    assert!(sent.status.success(), "{}", said(&sent));
+    assert!(left(spool).is_empty());
+    logstash.acked_ids()
+}
+
+fn from(first: usize, end: usize) -> Vec<String> {
+    (first..end).map(|id| id.to_string()).collect()
+}
+
+#[test]
+fn what_was_taken_before_a_person_had_enough_is_removed_and_the_rest_is_kept() {
+    for name in ["INT", "TERM"] {
+        let (port, halted, _go_on) = halting(20);
+        let (spool, child) = replaying(2000, port, &halted);
+        signal(name, child.id());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+        for words in [
+            "interrupted: 20 events sent again to lumberjack and removed",
+            "1980 events left in dead-letter/lumberjack, and the same command goes on",
+        ] {
+            assert!(said(&output).contains(words), "{}", said(&output));
+        }
+        let files = left(&spool);
+        assert_eq!(files.len(), 1);
+        assert_eq!(files[0].0, "0000000001.ndjson");
+        assert_eq!(go_on(&spool), from(20, 2000));
+    }
+}
+
+#[test]
+fn what_is_on_its_way_when_a_person_has_had_enough_is_not_sent_twice() {
+    let (port, halted, told) = halting(20);
+    let (spool, child) = replaying(5000, port, &halted);
+    signal("INT", child.id());
+    for _ in 0..5000 {
+        // It takes all that comes from now on.
+        told.send(()).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    let arrived = 20 + halted.try_iter().count() + 1;
+    let words = format!("interrupted: {arrived} events sent again");
+    assert!(said(&output).contains(&words), "{}", said(&output));
+    assert_eq!(go_on(&spool), from(arrived, 5000));
+}
+
+#[test]
+fn a_kill_costs_no_more_second_sends_than_there_are_letters_between_two_rewrites() {
+    let (port, halted, _go_on) = halting(9000);
+    let (spool, mut child) = replaying(10_000, port, &halted);
+    let half = spool
+        .root()
+        .join("dead-letter/lumberjack/.new-half-written");
+    fs::write(half, "{").unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(go_on(&spool), from(8192, 10_000));
 }

@@ -1,21 +1,27 @@
 //! `spoolbeat replay --dead-letter`: sends events again that a server had refused, to it or to another output.
 //!
 //! A file is renamed before it is read, so that the daemon begins another and never adds to one
-//! that is about to go. What is acknowledged leaves it, what is refused again stays. Must never
-//! know why an event was refused.
+//! that is about to go. What is acknowledged leaves it, what is refused again stays, also when a
+//! person ends it in the middle. Must never know why an event was refused.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
 use std::io::BufWriter;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::slice;
 
 use crate::cli::EXIT_ERROR;
+use crate::cli::EXIT_SYSTEM;
 use crate::cli::EXIT_UNAVAILABLE;
 use crate::cli::say;
 use crate::cli::say::CANNOT_READ;
 use crate::cli::say::count;
+use crate::cli::signals::Signals;
 use crate::clock;
 use crate::config::Output;
 use crate::deadletter;
@@ -23,6 +29,7 @@ use crate::deadletter::Letter;
 use crate::disk;
 use crate::disk::Disk;
 use crate::disk::Replace;
+use crate::disk::UNFINISHED;
 use crate::event::RunId;
 use crate::event::envelope::Replay;
 use crate::lumberjack::client::Advice;
@@ -31,6 +38,7 @@ use crate::lumberjack::client::Json;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
 
+use super::EXIT_INTERRUPTED;
 use super::to;
 use super::to::To;
 
@@ -46,6 +54,10 @@ const REFUSED_MAX: u64 = 3;
 /// Events in flight, each a window of its own: so the one that is refused is known.
 const IN_FLIGHT: u32 = 16;
 
+/// After so many letters those that are taken leave the file: as many a `kill -9` makes be sent
+/// twice. Each time costs as much writing as is left of a file, of which the daemon fills 16 MiB.
+const LETTERS_BETWEEN: usize = 8192;
+
 /// How it went.
 #[derive(Debug, Default)]
 struct Counts {
@@ -58,6 +70,8 @@ struct Counts {
 enum Stop {
     Disk(PathBuf, io::Error),
     Output(Error),
+    /// By a person.
+    Interrupted,
 }
 
 /// What is done with them.
@@ -101,11 +115,20 @@ pub(super) async fn run(disk: &dyn Disk, root: &Path, name: &str, what: What<'_>
         Ok(None) => return say::fail(75, &format!("{}: is being replayed already", dir.display())),
         Err(error) => return at_dir(error),
     };
+    if let Err(error) = tidy(disk, &dir) {
+        return at_dir(error);
+    }
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return say::fail(EXIT_SYSTEM, &error.to_string()),
+    };
     let mut replay = Resend {
         disk,
         to,
         replay,
         counts: Counts::default(),
+        signals,
+        is_ending: Cell::new(false),
     };
     let mut stopped = None;
     for file in files {
@@ -114,10 +137,34 @@ pub(super) async fn run(disk: &dyn Disk, root: &Path, name: &str, what: What<'_>
             break;
         }
     }
-    conclude(&replay.counts, stopped, name, to)
+    match stopped {
+        Some(Stop::Interrupted) => match left(disk, &dir) {
+            Ok(left) => interrupted(&replay.counts, left, name, to),
+            Err(error) => at_dir(error),
+        },
+        stopped => conclude(&replay.counts, stopped, name, to),
+    }
 }
 
-fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str, to: &Output) -> ExitCode {
+/// Removes what an earlier replay was just writing when it was killed.
+fn tidy(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let entries = disk.list(dir)?;
+    let mut names = entries.iter().map(|entry| &entry.name);
+    names.try_for_each(|name| match name.starts_with(UNFINISHED) {
+        true => disk.remove(&dir.join(name)),
+        false => Ok(()),
+    })
+}
+
+/// How many letters lie in the folder.
+fn left(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
+    files(disk, dir)?.iter().try_fold(0, |left, file| {
+        let letters = deadletter::read(disk, file)?;
+        Ok(left + letters.iter().filter(|(_, letter)| letter.is_ok()).count())
+    })
+}
+
+fn told(counts: &Counts, to: &Output) -> String {
     let mut told = format!(
         "{} sent again to {} and removed",
         count(counts.sent, "event"),
@@ -132,6 +179,20 @@ fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str, to: &Output) -> 
             count(counts.unreadable, "line")
         ));
     }
+    told
+}
+
+fn interrupted(counts: &Counts, left: usize, name: &str, to: &Output) -> ExitCode {
+    let why = format!(
+        "interrupted: {}; {} left in dead-letter/{name}, and the same command goes on with what is left",
+        told(counts, to),
+        count(left as u64, "event")
+    );
+    say::fail(EXIT_INTERRUPTED, &why)
+}
+
+fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str, to: &Output) -> ExitCode {
+    let mut told = told(counts, to);
     if counts.refused + counts.unreadable > 0 || stopped.is_some() {
         told.push_str(&format!("; the rest stays in dead-letter/{name}"));
     }
@@ -142,6 +203,7 @@ fn conclude(counts: &Counts, stopped: Option<Stop>, name: &str, to: &Output) -> 
         Some(Stop::Output(error)) => {
             say::fail(to::exit_code(&to.kind, &error), &format!("{error}; {told}"))
         }
+        Some(Stop::Interrupted) => say::fail(EXIT_INTERRUPTED, &told),
         None if counts.refused > 0 => say::fail(EXIT_UNAVAILABLE, &told),
         None if counts.unreadable > 0 => say::fail(EXIT_ERROR, &told),
         None => say::done(&told),
@@ -214,6 +276,15 @@ enum Verdict {
     Refused(Error),
     /// The output cannot be reached, or a file cannot be written.
     Down(Error),
+    /// A person had enough before it was known.
+    Unknown,
+}
+
+/// Why letters were not sent.
+enum Failed {
+    /// The output was not reached.
+    Unreached(Error),
+    Sending(Error),
 }
 
 struct Resend<'a> {
@@ -221,6 +292,9 @@ struct Resend<'a> {
     disk: &'a dyn Disk,
     to: &'a Output,
     counts: Counts,
+    signals: Signals,
+    /// A person has had enough: nothing further is begun.
+    is_ending: Cell<bool>,
 }
 
 impl Resend<'_> {
@@ -228,8 +302,6 @@ impl Resend<'_> {
         let failed = |error| Stop::Disk(file.to_owned(), error);
         let claimed = self.claim(file).map_err(failed)?;
         let bytes = self.disk.read(&claimed, FILE_BYTES_MAX).map_err(failed)?;
-        let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-        let mut kept: Vec<usize> = Vec::new();
         let mut letters: Vec<(usize, Letter)> = Vec::new();
         for (line, letter) in deadletter::read(self.disk, &claimed).map_err(failed)? {
             match letter {
@@ -237,16 +309,23 @@ impl Resend<'_> {
                 Err(why) => {
                     self.counts.unreadable += 1;
                     say::note(&format!("{}:{line}: {why}", claimed.display()));
-                    kept.push(line);
                 }
             }
         }
-        let sent = self.letters(&letters, &mut kept).await;
-        kept.sort_unstable();
-        let rest: Vec<u8> = kept
-            .iter()
-            .flat_map(|line| [lines[line - 1], b"\n"].concat())
-            .collect();
+        let mut taken = BTreeSet::new();
+        let mut sent = Ok(());
+        for (part, letters) in letters.chunks(LETTERS_BETWEEN).enumerate() {
+            if part > 0 {
+                let rest = without(&bytes, &taken);
+                let kept = self.disk.replace(&claimed, &rest, Replace::Durable);
+                kept.map_err(failed)?;
+            }
+            sent = self.letters(letters, &mut taken).await;
+            if sent.is_err() {
+                break;
+            }
+        }
+        let rest = without(&bytes, &taken);
         self.put_back(file, &claimed, &rest).map_err(failed)?;
         sent
     }
@@ -280,76 +359,118 @@ impl Resend<'_> {
         self.disk.sync_dir(dir)
     }
 
-    /// Sends the letters; the lines of those that are not acknowledged go to `kept`.
+    /// Sends the letters; the lines of those that are acknowledged go to `taken`.
     async fn letters(
         &mut self,
         letters: &[(usize, Letter)],
-        kept: &mut Vec<usize>,
+        taken: &mut BTreeSet<usize>,
     ) -> Result<(), Stop> {
         let mut rest = letters;
-        while let Err(error) = self.many(&mut rest).await {
-            let Some(((line, letter), behind)) = rest.split_first() else {
-                return Err(Stop::Output(error));
+        loop {
+            let sent = self.send(&mut rest, taken).await;
+            let Some((first, behind)) = rest.split_first() else {
+                return sent
+                    .map_err(|(Failed::Unreached(why) | Failed::Sending(why))| Stop::Output(why));
             };
-            let verdict = match error.advice {
-                Advice::Retry => self.alone(letter).await,
-                Advice::Reject => Verdict::Refused(error),
-                Advice::Misconfigured => Verdict::Down(error),
+            let verdict = match sent {
+                Err(Failed::Unreached(error) | Failed::Sending(error)) if !self.is_ending.get() => {
+                    match error.advice {
+                        Advice::Retry => self.alone(first, taken).await,
+                        Advice::Reject => Verdict::Refused(error),
+                        Advice::Misconfigured => Verdict::Down(error),
+                    }
+                }
+                _ => Verdict::Unknown,
             };
             match verdict {
-                Verdict::Taken => self.counts.sent += 1,
+                Verdict::Taken => {}
                 Verdict::Refused(why)
                     if self.counts.sent > 0 || self.counts.refused < REFUSED_MAX =>
                 {
-                    say::note(&format!("event {} is refused again: {why}", letter.seq));
+                    let seq = first.1.seq;
+                    say::note(&format!("event {seq} is refused again: {why}"));
                     self.counts.refused += 1;
-                    kept.push(*line);
                 }
-                Verdict::Refused(why) | Verdict::Down(why) => {
-                    kept.extend(rest.iter().map(|(line, _)| line));
-                    return Err(Stop::Output(why));
-                }
+                Verdict::Refused(why) | Verdict::Down(why) => return Err(Stop::Output(why)),
+                Verdict::Unknown => return Err(Stop::Interrupted),
             }
             rest = behind;
         }
-        Ok(())
     }
 
     /// Sends one event on a connection of its own, so that no other can be meant.
-    async fn alone(&self, letter: &Letter) -> Verdict {
-        match self.connect().await {
-            Err(error) => Verdict::Down(error),
-            Ok(mut to) => match to.send_all([Json(self.marked(letter))]).await {
-                Ok(()) => Verdict::Taken,
-                Err(error) => Verdict::Refused(error),
-            },
+    async fn alone(&mut self, letter: &(usize, Letter), taken: &mut BTreeSet<usize>) -> Verdict {
+        let mut rest = slice::from_ref(letter);
+        match self.send(&mut rest, taken).await {
+            Ok(()) if rest.is_empty() => Verdict::Taken,
+            Ok(()) => Verdict::Unknown,
+            Err(Failed::Unreached(error)) => Verdict::Down(error),
+            Err(Failed::Sending(error)) => Verdict::Refused(error),
         }
     }
 
-    /// Sends all of `rest`; when that fails, `rest` begins with the first that is not acknowledged.
-    async fn many(&mut self, rest: &mut &[(usize, Letter)]) -> Result<(), Error> {
-        if rest.is_empty() {
+    /// Sends all of `rest`, unless a person has had enough; `rest` then begins with the first that
+    /// is not acknowledged.
+    async fn send(
+        &mut self,
+        rest: &mut &[(usize, Letter)],
+        taken: &mut BTreeSet<usize>,
+    ) -> Result<(), Failed> {
+        let (signals, is_ending) = (&mut self.signals, &self.is_ending);
+        if is_ending.get() {
             return Ok(());
         }
-        let mut to = self.connect().await?;
-        let events = rest.iter().map(|(_, letter)| Json(self.marked(letter)));
-        let sent = to.send_all(events).await;
-        let acked = to.acked();
-        self.counts.sent += acked;
-        *rest = &rest[usize::try_from(acked).unwrap_or(rest.len())..];
-        sent
+        let mut to = tokio::select! {
+            open = To::open(&self.to.kind, |client| client.window(1).pipelining(IN_FLIGHT)) => {
+                open.map_err(Failed::Unreached)?
+            }
+            () = signals.next() => {
+                is_ending.set(true);
+                return Ok(());
+            }
+        };
+        let wanted = rest.iter().take_while(|_| !is_ending.get());
+        let events = wanted.map(|(_, letter)| Json(marked(&self.replay, letter)));
+        let sent = finish(signals, is_ending, to.send_all(events)).await;
+        to.settle().await;
+        let acked = usize::try_from(to.acked()).unwrap_or(usize::MAX);
+        let (gone, left) = rest.split_at(acked.min(rest.len()));
+        taken.extend(gone.iter().map(|(line, _)| line));
+        self.counts.sent += gone.len() as u64;
+        *rest = left;
+        sent.unwrap_or(Ok(())).map_err(Failed::Sending)
     }
+}
 
-    fn marked(&self, letter: &Letter) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.replay.mark(&mut out, &letter.event);
-        out
+/// Waits for `work`; when a person has had enough, only a little further, and not at all when they
+/// say so again. `None`: it was not finished.
+async fn finish<T>(
+    signals: &mut Signals,
+    is_ending: &Cell<bool>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    tokio::select! {
+        done = &mut work => return Some(done),
+        () = signals.next() => is_ending.set(true),
     }
+    tokio::select! {
+        done = clock::within(to::SETTLE_PATIENCE, work) => done,
+        () = signals.next() => None,
+    }
+}
 
-    async fn connect(&self) -> Result<To, Error> {
-        To::open(&self.to.kind, |client| {
-            client.window(1).pipelining(IN_FLIGHT)
-        })
-        .await
-    }
+fn marked(replay: &Replay, letter: &Letter) -> Vec<u8> {
+    let mut out = Vec::new();
+    replay.mark(&mut out, &letter.event);
+    out
+}
+
+/// The lines of a file but those, counted from 1, that are taken.
+fn without(bytes: &[u8], taken: &BTreeSet<usize>) -> Vec<u8> {
+    let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
+    lines
+        .filter(|(line, number)| !line.is_empty() && !taken.contains(number))
+        .flat_map(|(line, _)| [line, b"\n"].concat())
+        .collect()
 }

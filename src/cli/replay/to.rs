@@ -30,8 +30,8 @@ use crate::window::Window;
 /// How often in a row a server or a file is tried again before it is given up.
 const RETRIES: u32 = 2;
 
-/// How long what is being written when a person has had enough may take to be finished.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long what is on its way when a person has had enough may take to be finished.
+pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module's header.
 pub(super) enum To {
