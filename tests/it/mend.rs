@@ -484,6 +484,34 @@ fn an_oldest_segment_that_is_gone_is_called_missing_and_can_be_settled() {
     is_sound(&spool);
 }
 
+#[test]
+fn a_last_segment_that_is_gone_is_called_missing_by_the_cursor_that_was_in_it() {
+    let mut logstash = Logstash::new(Keep::Ids);
+    let mut spool = waiting_in_two_segments(&mut logstash);
+    logstash.open();
+    wait_until(SOON, "all is sent", || {
+        spool.status()["totals"]["waiting_events"] == 0
+    });
+    spool.kill();
+    let (all, _) = passed(&spool, "acked");
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "seg");
+    let last = files(&spool).into_keys().rfind(is_segment);
+    fs::remove_file(last.unwrap()).unwrap();
+    let (code, found) = verify(&spool);
+    assert_eq!(code, Some(1), "{found}");
+    let what = found["damage"][0]["what"].as_str().unwrap();
+    assert!(what.ends_with("at the end are missing"), "{what}");
+    assert!(what.contains(&format!("..{all} ")), "{what}");
+    let doctor = spool.command(&["doctor"]);
+    assert!(said(&doctor).contains(what), "{}", said(&doctor));
+    let (code, told) = repair(&spool, &["--yes"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(verify(&spool).0, Some(0));
+    start_and_send(&mut spool);
+    spool.stop();
+    assert_eq!(verify(&spool).0, Some(0));
+}
+
 /// Everything in the queue's folder, by name.
 fn files(spool: &Spool) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(spool.root().join("queue")).unwrap();
