@@ -357,7 +357,7 @@ impl Doctor {
             let is_configured = draft.outlets.iter().any(|outlet| outlet.name == *output);
             let fix = match is_configured || !draft.serves_jobs() {
                 true => "the next start, or `spoolbeat queue repair`, makes a new one: everything is sent again that is kept; receivers know it by event.id".to_owned(),
-                false => format!("it is not configured any more: `spoolbeat outputs forget {output}`"),
+                false => format!("it is not configured any more: configure it again, and everything is sent to it that is kept, or `spoolbeat outputs forget {output}`"),
             };
             self.wrong("cursors", found, fix);
         }

@@ -158,16 +158,16 @@ fn rows(root: &config::Root, survey: Option<&Survey>, oldest: u64) -> Vec<Row> {
             _ => 0,
         },
     };
+    let lost = Cursor {
+        seq: oldest,
+        born: oldest,
+        ..Cursor::default()
+    };
+    let all_lost = survey.map_or(&[][..], |survey| &survey.unreadable_cursors);
     let configured = root.outputs.iter().map(|output| {
-        let lost = Cursor {
-            seq: oldest,
-            born: oldest,
-            ..Cursor::default()
-        };
-        let is_lost = survey.is_some_and(|survey| survey.unreadable_cursors.contains(&output.name));
         let (state, cursor) = match cursors.get(&output.name) {
             Some(cursor) => ("configured", Some(**cursor)),
-            None if is_lost => ("lost", Some(lost)),
+            None if all_lost.contains(&output.name) => ("lost", Some(lost)),
             None => ("new", None),
         };
         Row {
@@ -179,8 +179,14 @@ fn rows(root: &config::Root, survey: Option<&Survey>, oldest: u64) -> Vec<Row> {
     });
     let mut rows: Vec<Row> = configured.collect();
     let gone = survey.map(|survey| frozen(&root.outlets(), survey));
-    for one in gone.unwrap_or_default() {
+    let gone = gone.unwrap_or_default().into_iter();
+    for one in gone.filter(|one| !all_lost.contains(&one.output)) {
         rows.push(row(&one.output, "frozen", Some(&one.cursor)));
+    }
+    for name in all_lost {
+        if !root.outputs.iter().any(|output| output.name == *name) {
+            rows.push(row(name, "lost", Some(&lost)));
+        }
     }
     rows
 }

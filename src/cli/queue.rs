@@ -407,9 +407,15 @@ fn verify(disk: &Arc<dyn Disk>, dir: &Path, survey: &Survey, json: bool) -> Exit
             "cursor-{output}: cannot be read or is gone: all that is kept will be sent again\n"
         );
     }
-    let sound = if code == 0 { "ok" } else { "damaged" };
+    let cursors = count(verdict.lost_cursors.len() as u64, "cursor");
+    let sound = match (verdict.damage.len(), verdict.lost_cursors.len()) {
+        (0, 0) => "ok: ".to_owned(),
+        (0, _) => format!("damaged: {cursors}; all checksums fit in "),
+        (_, 0) => "damaged: as above; looked at ".to_owned(),
+        (_, _) => format!("damaged: as above, and {cursors}; looked at "),
+    };
     text += &format!(
-        "{sound}: {} records, {} events, {}; {} bytes of an unfinished record at the end",
+        "{sound}{} records, {} events, {}; {} bytes of an unfinished record at the end",
         verdict.records,
         verdict.events,
         units::show_bytes(verdict.bytes),

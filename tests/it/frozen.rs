@@ -145,6 +145,44 @@ fn an_output_that_left_is_frozen_until_it_is_forgotten_with_or_without_a_daemon(
 }
 
 #[test]
+fn a_frozen_output_whose_cursor_is_gone_is_lost_also_while_no_file_waits_for_it() {
+    for files in [1, 0] {
+        let logstash = Logstash::new(Keep::Events);
+        let mut dead = Logstash::new(Keep::Events);
+        let spool = match files {
+            0 => {
+                let mut spool = Spool::new(logstash.port());
+                configure(&spool, &[("good", logstash.port()), ("old", dead.port())]);
+                let once = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+                spool.job("once", once, "job.sh", "echo once\n");
+                spool.start();
+                wait_until(SOON, "the job is shipped", || {
+                    !dead.lines("once").is_empty()
+                });
+                spool.kill();
+                configure(&spool, &[("good", logstash.port())]);
+                spool
+            }
+            _ => frozen(&logstash, &mut dead).0,
+        };
+        let root = spool.root();
+        fs::remove_file(root.join("queue/cursor-old")).unwrap();
+        let old = row(&spool, "old");
+        assert_eq!(old["state"], "lost", "{old}");
+        assert_eq!(old["waiting_files"], files, "{old}");
+        let doctor = said(&spool.command(&["doctor", root.to_str().unwrap()]));
+        let both = "everything is sent to it that is kept, or `spoolbeat outputs forget old`";
+        assert!(doctor.contains(both), "{doctor}");
+        let verified = said(&spool.command(&["queue", "verify", root.to_str().unwrap()]));
+        let told = "damaged: 1 cursor; all checksums fit in ";
+        assert!(verified.contains(told), "{verified}");
+        let (code, text) = outputs(&spool, &["forget", "old", "--yes"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(row(&spool, "old"), Value::Null);
+    }
+}
+
+#[test]
 fn an_output_that_comes_back_goes_on_where_it_was_and_drops_only_what_was_for_it() {
     let logstash = Logstash::new(Keep::Events);
     let mut old = Logstash::new(Keep::Events);
