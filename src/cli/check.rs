@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::place;
+use super::queue::consent;
 use super::say;
 use crate::clock;
 use crate::config::Draft;
@@ -178,7 +179,11 @@ fn check(place: &Path, only: Option<&str>, overrides: &[String], now: Timestamp)
         report.warnings.push(message);
     }
     let jobs = root.dir.join("jobs");
-    let daemon = process::own_uid();
+    // Only root can look at things as that user.
+    let daemon = match process::own_uid() {
+        0 => consent::owner(&root.dir),
+        own => own,
+    };
     let names = check_place(&root.dir, daemon)
         .and_then(|()| check_jobs(&jobs, daemon))
         .and_then(|_| {

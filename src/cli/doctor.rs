@@ -14,6 +14,7 @@ use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
 use crate::cli::check;
+use crate::cli::queue::consent;
 use crate::cli::say;
 use crate::cli::say::count;
 use crate::clock;
@@ -28,7 +29,6 @@ use crate::disk::EntryKind;
 use crate::disk::OsDisk;
 use crate::files;
 use crate::log::printable;
-use crate::process;
 use crate::queue::inspect;
 use crate::queue::inspect::Survey;
 use crate::queue::quarantine;
@@ -295,7 +295,7 @@ impl Doctor {
 
     /// Who may look at what is ours.
     fn rights(&mut self) {
-        if let Err(why) = config::check_place(&self.root, process::own_uid()) {
+        if let Err(why) = config::check_place(&self.root, consent::owner(&self.root)) {
             self.wrong("rights", why, "as it says");
             return;
         }

@@ -18,6 +18,7 @@ use crate::cli::Done;
 use crate::cli::EXIT_ERROR;
 use crate::cli::block_on;
 use crate::cli::load;
+use crate::cli::queue::consent;
 use crate::cli::queue::survey;
 use crate::cli::run::code_of_error;
 use crate::cli::say;
@@ -328,11 +329,8 @@ fn confirm(what: &str) -> Result<(), ExitCode> {
 }
 
 fn stopped(root: &config::Root, name: &str, done: &str) -> ExitCode {
-    let owner = files::look(&root.dir.join("queue")).map(|item| item.uid);
-    let own = process::own_uid();
-    if let Ok(owner) = owner
-        && owner != own
-    {
+    let (own, owner) = (process::own_uid(), consent::owner(&root.dir));
+    if owner != own {
         let why = format!(
             "the queue belongs to user {owner}, and this would leave files of user {own} in it; do it as that user"
         );

@@ -114,10 +114,7 @@ const fn is_written_by_others(item: &Item) -> bool {
 /// # Errors
 /// In words: there is no such user.
 pub fn reader_of(owner: u32, daemon: u32) -> Result<User, String> {
-    match daemon {
-        0 => User::of_uid(owner),
-        _ => Ok(User::own()),
-    }
+    User::of_uid(if daemon == 0 { owner } else { daemon })
 }
 
 /// Looks at a job's folder, with the rights of its owner, and checks all but its `job.toml` and, which

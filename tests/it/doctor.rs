@@ -11,7 +11,9 @@ use crate::harness::Keep;
 use crate::harness::Logstash;
 use crate::harness::SOON;
 use crate::harness::Spool;
+use crate::harness::needs_root;
 use crate::harness::said;
+use crate::harness::spoolbeat;
 use crate::harness::wait_until;
 
 /// What the doctor found: the whole, and the checks that are of this verdict.
@@ -161,6 +163,33 @@ fn what_is_wrong_is_named_with_what_helps() {
     assert!(is_named(&warnings, "dead letters", "2 B"), "{report}");
     let shown = spool.command(&["doctor"]);
     assert!(said(&shown).contains(" needs care: "), "{}", said(&shown));
+}
+
+#[test]
+fn root_judges_who_may_change_a_root_by_the_user_its_daemon_acts_as() {
+    if needs_root("root_judges_who_may_change_a_root_by_the_user_its_daemon_acts_as") {
+        return;
+    }
+    let logstash = Logstash::new(Keep::Ids);
+    let mut spool = Spool::new(logstash.port());
+    spool.open_to_users();
+    spool.give_to(65_534);
+    let once = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
+    spool.job("mine", once, "job.sh", "id -u\n");
+    spool.start();
+    wait_until(SOON, "the run has ended", || {
+        spool.job_status("mine")["last_run"]["outcome"] == "success"
+    });
+    let root = spool.root();
+    for command in ["doctor", "check"] {
+        let told = spoolbeat().arg(command).arg(&root).output().unwrap();
+        assert!(told.status.success(), "{}", said(&told));
+    }
+    spool.stop();
+    std::os::unix::fs::chown(root.join("queue"), Some(0), None).unwrap();
+    let told = spoolbeat().arg("doctor").arg(&root).output().unwrap();
+    let what = "belongs to user 65534, who could put anything in the place";
+    assert!(said(&told).contains(what), "{}", said(&told));
 }
 
 #[test]

@@ -46,10 +46,15 @@ pub(super) fn claim(root: &Path) -> Result<Option<Claim>, ExitCode> {
     }
 }
 
+/// The user that the daemon of this root acts as: the queue's owner; ourselves where there is none yet.
+pub(in crate::cli) fn owner(root: &Path) -> u32 {
+    let queue = files::look(&root.join("queue"));
+    queue.map_or_else(|_| process::own_uid(), |item| item.uid)
+}
+
 /// Whether files may be made for the daemon: what others make the daemon could not change afterwards.
 pub(in crate::cli) fn is_ours(root: &Path) -> Result<(), ExitCode> {
-    let own = process::own_uid();
-    let owner = files::look(&root.join("queue")).map_or(own, |item| item.uid);
+    let (own, owner) = (process::own_uid(), owner(root));
     if owner == own {
         return Ok(());
     }

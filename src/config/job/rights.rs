@@ -61,11 +61,11 @@ impl Raw {
         // A default is for folders of root: anybody else's rights are their own.
         let stands = |leaf: &&Leaf<String>| standing.is_trusted() || table.source.is_own(&leaf.at);
         let Some(leaf) = self.user.as_ref().filter(stands) else {
-            let owner = match standing.daemon {
-                0 => User::of_uid(standing.owner),
-                _ => Ok(User::own()),
+            let acts_as = match standing.daemon {
+                0 => standing.owner,
+                daemon => daemon,
             };
-            return owner
+            return User::of_uid(acts_as)
                 .map_err(|message| {
                     let example = "run chown -R idp on the folder, with a user that there is";
                     lacks(format!(
