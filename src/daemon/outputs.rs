@@ -17,6 +17,7 @@ use crate::queue::Frozen;
 use crate::queue::Ledger;
 use crate::queue::Marks;
 use crate::queue::Tap;
+use crate::queue::cursor::Cursor;
 use crate::queue::cursor::Passed;
 use crate::queue::locked;
 use crate::queue::readers;
@@ -33,6 +34,8 @@ struct Output {
     name: String,
     /// Its kind's own settings, as they are from now on.
     settings: watch::Sender<Settings>,
+    /// How far it was at the start, and the number of the next event then: so it is until its first view.
+    begun: (Cursor, u64),
     view: watch::Receiver<Option<View>>,
     /// Before which event it passes over all.
     skip: watch::Sender<u64>,
@@ -112,6 +115,7 @@ impl Outputs {
             let (views, view) = watch::channel(None);
             let (skip, skipped) = watch::channel(0);
             let (settings, given) = watch::channel(output.kind.clone());
+            let begun = (tap.cursor, tap.level.borrow().next_seq);
             let start = Start {
                 tap,
                 settings: given,
@@ -124,6 +128,7 @@ impl Outputs {
             list.push(Output {
                 name,
                 settings,
+                begun,
                 view,
                 skip,
             });
@@ -196,7 +201,12 @@ impl Output {
         .map_or("off", |tls| tls.verification_mode.name());
         let nothing = nothing(&self.name, "starting", tls);
         let Some(view) = view else {
-            return nothing;
+            let (cursor, next_seq) = self.begun;
+            return status::Output {
+                before_events: cursor.born.saturating_sub(1),
+                waiting_events: next_seq.saturating_sub(cursor.seq),
+                ..passed(nothing, &cursor.passed)
+            };
         };
         status::Output {
             state: view.state,
