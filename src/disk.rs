@@ -16,7 +16,6 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -34,11 +33,13 @@ use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
 mod failpoints;
+mod file;
 #[cfg(test)]
 pub(crate) mod mem;
 mod plain;
 
 use failpoints::Kind;
+use file::OsFile;
 pub use plain::is_no_file;
 use plain::not_a_file;
 use plain::open_plain;
@@ -115,6 +116,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the operating system said (ENOSPC, EIO, EDQUOT, EROFS, EFBIG and so on).
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// [`DiskFile::write_at`] of all of `pieces`, one behind the other.
+    ///
+    /// # Errors
+    /// As [`DiskFile::write_at`].
+    fn write_pieces_at(&self, offset: u64, pieces: &[&[u8]]) -> io::Result<()>;
     /// Reads up to `into.len()` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
@@ -211,59 +217,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
 
-#[derive(Debug)]
-struct OsFile(File, Kind);
-
 /// Mode of the files that hold events: they may hold secrets that a script printed.
 const FILE_MODE: u32 = 0o600;
 
 /// Mode of a folder that others may pass through on the way to what is theirs, and not look into.
 pub const PASS_MODE: u32 = 0o711;
-
-impl DiskFile for OsFile {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.1
-            .write(bytes, |bytes| self.0.write_all_at(bytes, offset))
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            match self.0.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.1.step("sync", || self.0.sync_data())
-    }
-
-    fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.1.step("truncate", || self.0.set_len(bytes))
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
-    }
-
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
-        self.1.step("reserve", || self.0.allocate(bytes))
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        try_exclusively(&self.0)
-    }
-
-    fn id(&self) -> io::Result<(u64, u64)> {
-        let meta = self.0.metadata()?;
-        Ok((meta.dev(), meta.ino()))
-    }
-}
 
 impl Disk for OsDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {

@@ -179,8 +179,12 @@ impl Frames {
 
     /// Appends all of `other`, numbered on from here.
     pub fn append(&mut self, other: &Self) {
+        let mut at = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
         for payload in other.payloads() {
-            self.push(|out| out.extend_from_slice(payload));
+            self.count += 1;
+            self.bytes[at + 2..at + 6].copy_from_slice(&self.count.to_be_bytes());
+            at += FRAME_HEAD_BYTES + payload.len();
         }
     }
 

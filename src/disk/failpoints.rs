@@ -48,15 +48,36 @@ impl Kind {
         bytes: &[u8],
         act: impl FnOnce(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.write_pieces(&[bytes], |pieces| act(pieces.first().unwrap_or(&&[][..])))
+    }
+
+    /// [`Kind::write`] of pieces that go out at once.
+    pub(super) fn write_pieces(
+        self,
+        pieces: &[&[u8]],
+        act: impl FnOnce(&[&[u8]]) -> io::Result<()>,
+    ) -> io::Result<()> {
         #[cfg(feature = "failpoints")]
         let due = armed::due(self.0, "write");
         #[cfg(feature = "failpoints")]
-        let bytes = match due {
-            Some(armed::When::Before) => &[],
-            Some(armed::When::Torn(part)) => &bytes[..part.min(bytes.len())],
-            Some(armed::When::After) | None => bytes,
+        let mut left = match due {
+            Some(armed::When::Before) => 0,
+            Some(armed::When::Torn(part)) => part,
+            Some(armed::When::After) | None => usize::MAX,
         };
-        let done = act(bytes);
+        #[cfg(feature = "failpoints")]
+        let pieces: Vec<&[u8]> = pieces
+            .iter()
+            .map(|piece| {
+                let part = piece.len().min(left);
+                left -= part;
+                &piece[..part]
+            })
+            .filter(|part| !part.is_empty())
+            .collect();
+        #[cfg(feature = "failpoints")]
+        let pieces = &*pieces;
+        let done = act(pieces);
         #[cfg(feature = "failpoints")]
         armed::die_if(due.is_some());
         done

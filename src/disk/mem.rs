@@ -464,6 +464,15 @@ impl DiskFile for MemFile {
             .write(&self.path, self.inode, offset, bytes)
     }
 
+    /// As several writes: each of them may fail.
+    fn write_pieces_at(&self, mut offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        for piece in pieces {
+            self.write_at(offset, piece)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut state = self.disk.state();
         state.may(Verb::Read, &self.path)?;

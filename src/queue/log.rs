@@ -182,17 +182,22 @@ impl LogReader {
                 .as_mut()
                 .filter(|current| current.void_from.is_none())
         {
-            let next = first_segment(&*self.disk, &self.dir, id + 1)?;
-            let head = next
-                .map(|next| read_head(&*self.disk, &self.dir, next))
-                .transpose()?;
-            current.void_from = match head {
-                Some(Ok(head)) => Some(head.first_number),
-                _ => Some(u64::MAX),
-            };
+            let head = head_behind(&*self.disk, &self.dir, id)?;
+            current.void_from = Some(head.map_or(u64::MAX, |head| head.first_number));
         }
         Ok(true)
     }
+}
+
+/// The head of the segment behind `id`, if there is one and it can be read.
+fn head_behind(disk: &dyn Disk, dir: &Path, id: u64) -> io::Result<Option<Head>> {
+    // Nearly always the next number: listing the folder at each of many segments takes its time.
+    if let Ok(head) = read_head(disk, dir, id + 1) {
+        return Ok(head.ok());
+    }
+    let next = first_segment(disk, dir, id + 1)?;
+    let head = next.map(|next| read_head(disk, dir, next)).transpose()?;
+    Ok(head.and_then(Result::ok))
 }
 
 /// The lowest segment id in `dir` that is at least `from`.

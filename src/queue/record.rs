@@ -1,6 +1,8 @@
 //! A record as bytes: header, body of sections, checksums. FORMAT.md shows each byte.
 //!
-//! The unit of commit: appended wholly or not at all. Knows no files and no order of commits.
+//! The unit of commit: appended wholly or not at all. Knows no names of files and no order of commits.
+
+use std::io;
 
 use byteorder::ByteOrder;
 use byteorder::LittleEndian;
@@ -9,6 +11,7 @@ use super::fact::Counters;
 use super::fact::Fact;
 use super::fact::Part;
 use super::segment::Position;
+use crate::disk::DiskFile;
 use crate::event::Route;
 use crate::event::Stream;
 use crate::units::Timestamp;
@@ -133,15 +136,17 @@ pub fn route_hash(route: &Route) -> u32 {
 }
 
 impl Draft {
-    /// The record, without its header. Of a large one this takes as long as writing it: not on the
-    /// writer's thread.
+    /// The record, without its header; the events' bytes are in it from then on, and no longer here. Of
+    /// a large one this takes a good part of the time of writing it: not on the writer's thread.
     ///
     /// # Errors
     /// A text when the body would be larger than [`BODY_BYTES_MAX`] or a fact cannot be written.
-    pub(crate) fn record(&self) -> Result<Record, String> {
-        let mut out = Vec::with_capacity(
-            HEADER_BYTES + self.events.bytes.len() + 64 * self.parts.len() + 256,
-        );
+    pub(crate) fn take_record(&mut self) -> Result<Record, String> {
+        let mut events = std::mem::take(&mut self.events.bytes);
+        let bytes = events.len();
+        let large = bytes >= LARGE_BYTES_MIN;
+        let inside = if large { 0 } else { bytes };
+        let mut out = Vec::with_capacity(HEADER_BYTES + inside + 64 * self.parts.len() + 256);
         out.resize(HEADER_BYTES, 0);
         if self.events.count > 0 {
             section(&mut out, SECTION_DIRECTORY, 0, |out| {
@@ -167,22 +172,28 @@ impl Draft {
             });
         }
         if self.events.count > 0 {
-            section(&mut out, SECTION_EVENTS, SECTION_CRITICAL, |out| {
-                out.extend_from_slice(&self.events.bytes);
-            });
+            section_head(&mut out, SECTION_EVENTS, SECTION_CRITICAL, bytes);
+            if !large {
+                out.append(&mut events);
+            }
         }
-        let body = out.len() - HEADER_BYTES;
+        let body = out.len() - HEADER_BYTES + bytes - inside;
         if body > BODY_BYTES_MAX as usize {
             return Err(format!(
                 "a record of {body} bytes is larger than {BODY_BYTES_MAX}"
             ));
         }
-        let summed = (body >= SUMMED_BYTES_MIN).then(|| {
+        let summed = large.then(|| {
             let mut sum = crc32fast::Hasher::new();
             sum.update(&out[HEADER_BYTES..]);
+            sum.update(&events);
             sum
         });
-        Ok(Record { bytes: out, summed })
+        Ok(Record {
+            front: out,
+            events,
+            summed,
+        })
     }
 
     /// The header of this draft at its place in the log; its checksum is [`seal`]'s.
@@ -209,29 +220,52 @@ impl Draft {
 /// A record whose place in the log is not known yet, or may change.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    /// Room for the header, which [`Record::seal`] fills in, and the body.
-    pub(crate) bytes: Vec<u8>,
-    /// The body's own checksum, where that saves the writer time.
+    /// Room for the header, which [`Record::seal`] fills in, and what of the body stands before the
+    /// events of a large record; of a small one all of it.
+    pub(super) front: Vec<u8>,
+    /// The events of a large record: they are written from where they were joined.
+    events: Vec<u8>,
+    /// A large body's own checksum, which saves the writer time.
     summed: Option<crc32fast::Hasher>,
 }
 
-/// From this size of the body on joining two checksums is cheaper than going through it.
-const SUMMED_BYTES_MIN: usize = 64 << 10;
+/// From this size of the events on joining two checksums is cheaper than going through the body, and
+/// a write of two pieces cheaper than copying them. Tests have large ones of any size.
+const LARGE_BYTES_MIN: usize = if cfg!(test) { 128 } else { 64 << 10 };
 
 impl Record {
     /// Fills in the header in front of the body, for its place in the log.
     pub(crate) fn seal(&mut self, at: Position, mut header: Header) {
-        let body = &self.bytes[HEADER_BYTES..];
-        header.body_bytes = u32::try_from(body.len()).expect("checked against BODY_BYTES_MAX");
+        let body = self.len() - HEADER_BYTES as u64;
+        header.body_bytes = u32::try_from(body).expect("checked against BODY_BYTES_MAX");
         header.body_crc = match &self.summed {
             Some(summed) => {
                 let mut sum = place_crc(at.segment, header.number);
                 sum.combine(summed);
                 sum.finalize()
             }
-            None => body_crc(at.segment, header.number, body),
+            None => body_crc(at.segment, header.number, &self.front[HEADER_BYTES..]),
         };
-        self.bytes[..HEADER_BYTES].copy_from_slice(&header.write(at));
+        self.front[..HEADER_BYTES].copy_from_slice(&header.write(at));
+    }
+
+    /// Bytes of the whole record.
+    pub(crate) fn len(&self) -> u64 {
+        (self.front.len() + self.events.len()) as u64
+    }
+
+    /// Writes it at `at`, its place.
+    pub(crate) fn write(&self, file: &dyn DiskFile, at: u64) -> io::Result<()> {
+        match self.events.is_empty() {
+            true => file.write_at(at, &self.front),
+            false => file.write_pieces_at(at, &[&self.front, &self.events]),
+        }
+    }
+
+    /// The whole record.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        [&*self.front, &*self.events].concat()
     }
 }
 
@@ -348,13 +382,21 @@ impl Body {
 }
 
 fn section(out: &mut Vec<u8>, kind: u16, flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&flags.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    let head = out.len();
+    section_head(out, kind, flags, 0);
     let start = out.len();
     write(out);
-    let bytes = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    out[start - 4..start].copy_from_slice(&bytes.to_le_bytes());
+    let mut again = Vec::with_capacity(SECTION_HEAD_BYTES);
+    section_head(&mut again, kind, flags, out.len() - start);
+    out[head..start].copy_from_slice(&again);
+}
+
+/// What a section of so many bytes begins with.
+fn section_head(out: &mut Vec<u8>, kind: u16, flags: u16, bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&flags.to_le_bytes());
+    out.extend_from_slice(&bytes.to_le_bytes());
 }
 
 fn sections(mut body: &[u8]) -> impl Iterator<Item = Result<(u16, u16, &[u8]), Bad>> {
@@ -508,9 +550,9 @@ mod tests {
     #[test]
     fn a_record_reads_back_as_written() {
         let draft = draft();
-        let mut record = draft.record().unwrap();
+        let mut record = draft.clone().take_record().unwrap();
         record.seal(AT, draft.header(3, 40, false, Timestamp(5)));
-        let bytes = record.bytes;
+        let bytes = record.bytes();
         let header = Header::read(AT, &bytes).unwrap();
         assert_eq!(
             (header.number, header.seq, header.count, header.at),
@@ -528,24 +570,25 @@ mod tests {
     #[test]
     fn a_large_record_has_the_checksum_of_its_place_wherever_it_is_sealed() {
         let mut draft = draft();
-        draft.events.bytes = vec![7; 3 * SUMMED_BYTES_MIN];
-        let mut record = draft.record().unwrap();
+        draft.events.bytes = vec![7; 3 * LARGE_BYTES_MIN];
+        let mut record = draft.take_record().unwrap();
         assert!(record.summed.is_some());
         for segment in [7, 8] {
             let at = Position { segment, ..AT };
             record.seal(at, draft.header(3, 40, false, Timestamp(5)));
-            let header = Header::read(at, &record.bytes).unwrap();
-            assert!(header.fits(segment, &record.bytes[HEADER_BYTES..]));
-            assert!(!header.fits(segment + 1, &record.bytes[HEADER_BYTES..]));
+            let bytes = record.bytes();
+            let header = Header::read(at, &bytes).unwrap();
+            assert!(header.fits(segment, &bytes[HEADER_BYTES..]));
+            assert!(!header.fits(segment + 1, &bytes[HEADER_BYTES..]));
         }
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_of_a_record_is_seen() {
-        let draft = draft();
-        let mut record = draft.record().unwrap();
+        let mut draft = draft();
+        let mut record = draft.take_record().unwrap();
         record.seal(AT, draft.header(3, 40, false, Timestamp(5)));
-        let mut bytes = record.bytes;
+        let mut bytes = record.bytes();
         let whole = |bytes: &[u8]| {
             Header::read(AT, bytes).is_some_and(|header| header.fits(7, &bytes[HEADER_BYTES..]))
         };
@@ -570,7 +613,8 @@ mod tests {
 
     #[test]
     fn an_unknown_optional_section_is_skipped_and_a_critical_one_refused() {
-        let mut body = draft().record().unwrap().bytes.split_off(HEADER_BYTES);
+        let record = draft().take_record().unwrap();
+        let mut body = record.bytes().split_off(HEADER_BYTES);
         section(&mut body, 999, 0, |out| out.extend_from_slice(b"later"));
         assert_eq!(Body::read(&body).unwrap().parts.len(), 2);
         section(&mut body, 999, SECTION_CRITICAL, |out| {

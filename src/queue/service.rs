@@ -385,8 +385,7 @@ async fn hand_over(
     let vital = vital(batch.facts());
     let close = move || {
         let mut draft = batch.close(level);
-        let record = draft.record();
-        draft.events.bytes = Vec::new();
+        let record = draft.take_record();
         drop(closed_tx.send((draft, record, answers)));
     };
     if large {
@@ -462,9 +461,7 @@ impl Server {
             self.vital.fetch_sub(vital, Ordering::Relaxed);
             // The sender is dropped only when deflating panicked: its sources then hear "closed".
             if let Ok((draft, record, waiting)) = closed {
-                bytes += record
-                    .as_ref()
-                    .map_or(0, |record| record.bytes.len() as u64);
+                bytes += record.as_ref().map_or(0, Record::len);
                 match record.and_then(|record| self.append(&draft, record, &waiting)) {
                     Ok(last) => {
                         let mut seq = last + 1 - u64::from(draft.events.count);

@@ -146,7 +146,7 @@ fn what_was_captured_survives_a_power_cut_at_every_byte_of_the_next_record() {
     writer
         .append(&draft(portion(10, 5, 20)), Timestamp(1))
         .unwrap();
-    let unsynced = draft(portion(10, 5, 20)).record().unwrap().bytes.len();
+    let unsynced = draft(portion(10, 5, 20)).take_record().unwrap().len() as usize;
     for kept in 0..=unsynced {
         let after = disk.crash(kept);
         let writer = open(&after);

@@ -269,7 +269,8 @@ impl Writer {
     /// # Errors
     /// [`AppendError`]; the log is as it was.
     pub fn append(&mut self, draft: &Draft, now: Timestamp) -> Result<u64, AppendError> {
-        let record = draft.record().map_err(AppendError::Impossible)?;
+        let record = draft.clone().take_record();
+        let record = record.map_err(AppendError::Impossible)?;
         self.append_record(draft, &mut Some(record), 0, now)
     }
 
@@ -292,7 +293,7 @@ impl Writer {
             return Err(AppendError::Impossible("its record was taken".to_owned()));
         };
         let vital = behind > 0 || draft.facts.iter().any(Fact::is_vital);
-        let need = record.bytes.len() as u64;
+        let need = record.len();
         // Events stop one segment short of the limit, so that fires and run ends always have room.
         let limit = self.settings.max_bytes - if vital { 0 } else { self.segment_bytes };
         if self.total_bytes() + need > limit {
@@ -311,9 +312,9 @@ impl Writer {
         let settled = self.active.synced == self.active.end;
         let header = draft.header(self.next_number, self.next_seq, settled, now);
         record.seal(self.active.place(), header);
-        let mut written = self.active.file.write_at(self.active.end, &record.bytes);
+        let mut written = record.write(&*self.active.file, self.active.end);
         if written.is_err() && vital && self.reserve.give_most(&*self.disk) {
-            written = self.active.file.write_at(self.active.end, &record.bytes);
+            written = record.write(&*self.active.file, self.active.end);
         }
         written.map_err(AppendError::Disk)?;
         self.active.end += need;
@@ -416,8 +417,8 @@ impl Writer {
         for pending in &mut self.tail {
             let Pending { record, header, .. } = pending;
             record.seal(fresh.place(), *header);
-            fresh.file.write_at(fresh.end, &record.bytes)?;
-            fresh.end += record.bytes.len() as u64;
+            record.write(&*fresh.file, fresh.end)?;
+            fresh.end += record.len();
         }
         fresh.file.sync()?;
         fresh.synced = fresh.end;
@@ -467,11 +468,7 @@ impl Writer {
     /// The end of what is captured: outputs may read up to here.
     #[must_use]
     pub fn durable_end(&self) -> Position {
-        let uncounted: u64 = self
-            .tail
-            .iter()
-            .map(|pending| pending.record.bytes.len() as u64)
-            .sum();
+        let uncounted: u64 = self.tail.iter().map(|pending| pending.record.len()).sum();
         Position {
             segment: self.active.id,
             offset: self.active.end - uncounted,

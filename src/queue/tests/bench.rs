@@ -144,6 +144,11 @@ pub(super) struct Bench {
     pub(super) segment_bytes: u64,
 }
 
+fn body_of(draft: &Draft) -> Vec<u8> {
+    let record = draft.clone().take_record().unwrap();
+    record.bytes().split_off(record::HEADER_BYTES)
+}
+
 fn ledger(disk_records: &[Given]) -> Ledger {
     disk_records
         .last()
@@ -312,7 +317,7 @@ impl Bench {
                     &draft.counters,
                 );
                 let given = Given {
-                    body: Arc::new(draft.record().unwrap().bytes[record::HEADER_BYTES..].to_vec()),
+                    body: Arc::new(body_of(&draft)),
                     seq,
                     count: draft.events.count,
                     ledger: Arc::new(folded),

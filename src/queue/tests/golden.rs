@@ -259,15 +259,15 @@ fn a_newer_format_is_refused_by_name_and_nothing_is_touched() {
     let (_home, dir) = copy();
     let last = names.iter().rfind(|name| name.ends_with(".seg")).unwrap();
     let mut bytes = std::fs::read(dir.join(last)).unwrap();
-    let mut record = draft(portion(0, 1, 5)).record().unwrap();
-    record.bytes.extend_from_slice(&[0xe7, 3, 1, 0, 0, 0, 0, 0]);
+    let mut record = draft(portion(0, 1, 5)).take_record().unwrap();
+    record.front.extend_from_slice(&[0xe7, 3, 1, 0, 0, 0, 0, 0]);
     let header = draft(portion(0, 1, 5)).header(10, 610, true, Timestamp(1));
     let place = Position {
         segment: segment::id_of(last).unwrap(),
         offset: bytes.len() as u64,
     };
     record.seal(place, header);
-    bytes.extend_from_slice(&record.bytes);
+    bytes.extend_from_slice(&record.bytes());
     std::fs::write(dir.join(last), bytes).unwrap();
     refused(&dir, last, "a record of an unknown kind");
 }
