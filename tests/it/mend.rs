@@ -16,6 +16,7 @@ use crate::harness::SOON;
 use crate::harness::Spool;
 use crate::harness::needs_root;
 use crate::harness::said;
+use crate::harness::spoolbeat;
 use crate::harness::wait_until;
 
 const ONCE: &str = "[script]\nrun = \"job.sh\"\n[schedule]\nonce = true\n";
@@ -100,6 +101,39 @@ fn a_skip_counts_what_is_on_its_way_as_sent_when_it_is_acknowledged_and_lets_its
     assert_eq!(acked.as_u64().unwrap(), logstash.count() as u64, "{output}");
     assert!(skipped.as_u64().unwrap() > 10_000, "{output}");
     is_sound(&spool);
+}
+
+#[test]
+fn a_skip_whose_daemon_is_killed_meanwhile_says_so_and_how_far_it_came() {
+    let logstash = Logstash::new(Keep::Events);
+    logstash.answer(Mode::Never);
+    let mut spool = Spool::new(logstash.port());
+    spool.start();
+    spool.job("many", ONCE, "job.sh", "seq 1 20000\n");
+    wait_until(SOON, "something is on its way", || {
+        logstash.arrived() > 0 && spool.job_status("many")["last_run"]["outcome"] == "success"
+    });
+    let skip = spoolbeat()
+        .current_dir(spool.root())
+        .args(["queue", "skip", "lumberjack", "--all", "--yes"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(SOON, "the output is told to skip", || {
+        let log = fs::read_to_string(spool.log()).unwrap();
+        log.contains("an ACK of what is in flight is waited for")
+    });
+    spool.kill();
+    let skip = skip.wait_with_output().unwrap();
+    let words = said(&skip);
+    assert_eq!(skip.status.code(), Some(1), "{words}");
+    assert!(
+        words.contains("the daemon has ended meanwhile: 0 events skipped, and no more will be; lumberjack is at event "),
+        "{words}"
+    );
+    assert!(words.contains("run this again"), "{words}");
+    let again = spool.command(&["queue", "skip", "lumberjack", "--all", "--yes"]);
+    assert!(again.status.success(), "{}", said(&again));
 }
 
 #[test]

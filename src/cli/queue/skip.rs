@@ -18,6 +18,8 @@ use crate::cli::say::CANNOT_READ;
 use crate::cli::say::count;
 use crate::cli::steer;
 use crate::clock;
+use crate::control;
+use crate::control::AskError;
 use crate::disk::Disk;
 use crate::queue::cursor;
 use crate::queue::cursor::Cursor;
@@ -29,6 +31,7 @@ use crate::queue::select::Filter;
 use crate::queue::select::Go;
 use crate::shipper;
 use crate::status::Answer;
+use crate::status::Daemon;
 use crate::status::Request;
 use crate::units::Timestamp;
 
@@ -37,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at the cursor.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Looks between two questions whether it is still the same daemon: one a second.
+const LOOKS_PER_QUESTION: u32 = 20;
 
 /// Most jobs that are named.
 const JOBS_MAX: usize = 10;
@@ -136,7 +142,7 @@ fn skip(
             let end = (survey.end, survey.ledger.next_seq);
             shipper::skip(disk, &dir, output, until, end)?
         }
-        None => block_on(by_daemon(disk, root, output, until))??,
+        None => block_on(by_daemon(disk, root, output, (&before, until)))??,
     };
     let skipped = after.passed.skipped.saturating_sub(before.passed.skipped);
     let acked = after.passed.acked.saturating_sub(before.passed.acked);
@@ -179,8 +185,11 @@ async fn by_daemon(
     disk: &Arc<dyn Disk>,
     root: &Path,
     output: &str,
-    until: u64,
+    (before, until): (&Cursor, u64),
 ) -> Result<Cursor, Refused> {
+    let Answer::Status(told) = steer::ask(root, &Request::Status).await? else {
+        return Err(steer::not_an_answer().into());
+    };
     let request = Request::Skip {
         output: output.to_owned(),
         to: until,
@@ -189,19 +198,44 @@ async fn by_daemon(
         return Err(steer::not_an_answer().into());
     };
     let there = async {
-        loop {
+        for look in 1_u32.. {
+            // Before the cursor is looked at: so it is seen where it stays.
+            let has_ended = look % LOOKS_PER_QUESTION == 0 && has_ended(root, &told.daemon).await;
             let cursor = cursor::peek(&**disk, &root.join("queue"), output)?;
             if let Some(cursor) = cursor.filter(|cursor| cursor.seq >= until) {
                 return Ok(cursor);
             }
+            if has_ended {
+                let cursor = cursor.unwrap_or(*before);
+                let skipped = cursor.passed.skipped.saturating_sub(before.passed.skipped);
+                let why = format!(
+                    "the daemon has ended meanwhile: {} skipped, and no more will be; {output} is at event {}; run this again to skip the rest",
+                    count(skipped, "event"),
+                    cursor.seq
+                );
+                return Err(say::fail(EXIT_ERROR, &why).into());
+            }
             clock::sleep(LOOK_EVERY).await;
         }
+        Err(steer::not_an_answer().into())
     };
     let why =
         "the daemon has been told, and is not there yet; `spoolbeat status` shows how far it is";
     clock::within(PATIENCE, there)
         .await
         .unwrap_or_else(|| Err(say::fail(EXIT_ERROR, why).into()))
+}
+
+/// Whether the daemon that was told is gone, also when another has come: that one knows nothing of it.
+async fn has_ended(root: &Path, told: &Daemon) -> bool {
+    match control::ask(&root.join("state"), &Request::Status).await {
+        Ok(Answer::Status(status)) => {
+            (status.daemon.pid, status.daemon.started_at) != (told.pid, told.started_at)
+        }
+        // Its socket may have been tidied away.
+        Err(AskError::NoDaemon { .. }) => !consent::is_live(root),
+        _ => false,
+    }
 }
 
 /// What lies ahead of an output, up to some place.

@@ -62,6 +62,8 @@ const LETTERS_BETWEEN: usize = 8192;
 #[derive(Debug, Default)]
 struct Counts {
     sent: u64,
+    /// Of those, how many lie here no longer.
+    removed: u64,
     refused: u64,
     unreadable: u64,
 }
@@ -165,11 +167,13 @@ fn left(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
 }
 
 fn told(counts: &Counts, to: &Output) -> String {
-    let mut told = format!(
-        "{} sent again to {} and removed",
-        count(counts.sent, "event"),
-        to.name
-    );
+    let mut told = format!("{} sent again to {}", count(counts.sent, "event"), to.name);
+    match counts.sent - counts.removed {
+        0 => told.push_str(" and removed"),
+        kept => told.push_str(&format!(
+            ", {kept} of which could not be removed and will be sent once more by the next replay"
+        )),
+    }
     if counts.refused > 0 {
         told.push_str(&format!(", {} refused again", counts.refused));
     }
@@ -319,6 +323,7 @@ impl Resend<'_> {
                 let rest = without(&bytes, &taken);
                 let kept = self.disk.replace(&claimed, &rest, Replace::Durable);
                 kept.map_err(failed)?;
+                self.counts.removed = self.counts.sent;
             }
             sent = self.letters(letters, &mut taken).await;
             if sent.is_err() {
@@ -327,6 +332,7 @@ impl Resend<'_> {
         }
         let rest = without(&bytes, &taken);
         self.put_back(file, &claimed, &rest).map_err(failed)?;
+        self.counts.removed = self.counts.sent;
         sent
     }
 
