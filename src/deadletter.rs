@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::disk::Disk;
+use crate::disk::Entry;
 use crate::disk::Open;
 use crate::units::Timestamp;
 use crate::units::show_bytes;
@@ -36,6 +37,9 @@ pub const BYTES_MAX: u64 = 256 << 20;
 const READ_BYTES_MAX: u64 = 64 << 20;
 
 const ENDING: &str = ".ndjson";
+
+/// Ends the name of a file that is being replayed, or was when its replay was killed.
+pub const CLAIMED: &str = ".replay";
 
 /// One event that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +152,7 @@ fn read_line(line: &[u8]) -> Result<Letter, String> {
 /// # Errors
 /// What the disk said.
 pub fn files(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(numbered(disk, dir)?
+    Ok(numbered(&entries(disk, dir)?)
         .into_iter()
         .map(|(number, _)| dir.join(name(number)))
         .collect())
@@ -172,13 +176,15 @@ fn name(number: u64) -> String {
     format!("{number:010}{ENDING}")
 }
 
+fn entries(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Entry>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries,
+    }
+}
+
 /// Number and size of each file, oldest first.
-fn numbered(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<(u64, u64)>> {
-    let entries = match disk.list(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
+fn numbered(entries: &[Entry]) -> Vec<(u64, u64)> {
     let mut files: Vec<(u64, u64)> = entries
         .iter()
         .filter_map(|entry| {
@@ -187,7 +193,7 @@ fn numbered(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<(u64, u64)>> {
         })
         .collect();
     files.sort_unstable();
-    Ok(files)
+    files
 }
 
 /// Sets events of one output aside.
@@ -216,9 +222,13 @@ impl Writer {
     /// [`Refused`]; the letter may then stand there in part or, without being durable, whole.
     pub fn add(&mut self, letter: &Letter) -> Result<(), Refused> {
         let failed = |error| Refused::Disk(self.dir.clone(), error);
-        let files = numbered(&*self.disk, &self.dir).map_err(failed)?;
+        let entries = entries(&*self.disk, &self.dir).map_err(failed)?;
+        let files = numbered(&entries);
         let line = write_line(letter);
-        let held: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+        let letters = entries
+            .iter()
+            .filter(|entry| entry.name.ends_with(ENDING) || entry.name.ends_with(CLAIMED));
+        let held: u64 = letters.map(|entry| entry.bytes).sum();
         if held + line.len() as u64 > BYTES_MAX {
             return Err(Refused::Full(self.dir.clone()));
         }
@@ -377,7 +387,12 @@ mod tests {
         };
         assert!(matches!(refused, Refused::Full(_)), "{refused}");
         assert_eq!(all(&disk).len() as u64, added);
-        disk.remove(&Path::new(DIR).join(name(1))).unwrap();
+        let dir = Path::new(DIR);
+        let claimed = dir.join(format!("0000000001-run{CLAIMED}"));
+        disk.rename(&dir.join(name(1)), &claimed).unwrap();
+        let still = writer.add(&letter(added + 1, &big)).unwrap_err();
+        assert!(matches!(still, Refused::Full(_)), "{still}");
+        disk.remove(&claimed).unwrap();
         writer.add(&letter(added + 1, &big)).unwrap();
     }
 }

@@ -25,6 +25,7 @@ use crate::cli::signals::Signals;
 use crate::clock;
 use crate::config::Output;
 use crate::deadletter;
+use crate::deadletter::CLAIMED;
 use crate::deadletter::Letter;
 use crate::disk;
 use crate::disk::Disk;
@@ -41,9 +42,6 @@ use crate::units::show_bytes;
 use super::EXIT_INTERRUPTED;
 use super::to;
 use super::to::To;
-
-/// Ends the name of a file that is being replayed.
-const CLAIMED: &str = ".replay";
 
 /// Most bytes of one file, as its daemon writes them.
 const FILE_BYTES_MAX: u64 = 64 << 20;
