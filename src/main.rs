@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     } else if first == modules::ARGUMENT {
         modules::main(args)
     } else {
+        process::outlive_file_size_limit();
         return cli::main();
     };
     ExitCode::from(u8::try_from(code).unwrap_or(1))

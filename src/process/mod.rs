@@ -352,6 +352,12 @@ pub fn self_exe() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
+/// Lets writes beyond the limit for the size of a file (`ulimit -f`) fail, as on a full disk, where they would
+/// end this process. Scripts are not touched by it.
+pub fn outlive_file_size_limit() {
+    sys::ignore_file_size_signal();
+}
+
 /// Heaps of the allocator. glibc makes one for each busy thread, up to 8 per core, and each keeps what
 /// a batch of a megabyte once took: two instead of those of 2 cores hold a flood at some 45 MiB where it
 /// took 60, at the same speed; one costs a tenth of it.

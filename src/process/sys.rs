@@ -258,6 +258,13 @@ pub(super) fn watch_children() -> io::Result<OwnedFd> {
     }
 }
 
+/// A write beyond the limit for the size of a file (`ulimit -f`) fails from now on with EFBIG; by default it
+/// ends the process. Scripts have the default again: [`default_signals`].
+pub(super) fn ignore_file_size_signal() {
+    // SAFETY: sets no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Gives every signal its default action and blocks none: what a program may expect at its start.
 pub(super) fn default_signals() {
     /// Highest signal number of Linux.

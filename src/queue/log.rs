@@ -18,6 +18,7 @@ use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::EntryKind;
 use crate::disk::Open;
+use crate::disk::is_no_file;
 
 /// How much of a damaged segment is looked through at a time.
 const RESYNC_BYTES: usize = 1 << 20;
@@ -166,7 +167,8 @@ impl LogReader {
                         void_from: None,
                     })
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // What is no plain file in the place of one is no segment: the one that was there is gone.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => {
                     let next = first_segment(&*self.disk, &self.dir, id + 1)?;
                     let segment = next.filter(|next| *next <= end.segment);
                     self.at = segment.map_or(end, |segment| Position { segment, offset: 0 });

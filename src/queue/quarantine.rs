@@ -4,6 +4,7 @@
 //! be in the queue's way: it goes on also when nothing can be kept.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use super::segment;
 use super::segment::Position;
 use crate::disk;
 use crate::disk::Disk;
+use crate::disk::DiskFile;
 use crate::disk::EntryKind;
 use crate::disk::Open;
 use crate::disk::Replace;
@@ -31,6 +33,9 @@ const ENTRIES_MAX: usize = 1000;
 
 /// Name of the file that says how many were removed again.
 const REMOVED: &str = "removed";
+
+/// A copy takes at most this part of the room that is free.
+const FREE_SHARE: u64 = 4;
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -186,26 +191,21 @@ pub fn keep_span(
     if has_reason.is_ok() && kept.is_ok_and(|kept| kept >= end.saturating_sub(span.from)) {
         return Ok(false);
     }
+    let bytes = end.saturating_sub(span.from);
+    // On a disk that is nearly full the room is for the queue.
+    if disk.room(dir)?.free / FREE_SHARE < bytes {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     disk.make_dir(&dir.join(DIR))?;
     disk.sync_dir(dir)?;
     match disk.remove(&to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let copy = disk.open(&to, Open::CreateNew)?;
-    let all = usize::try_from(end.saturating_sub(span.from)).unwrap_or(usize::MAX);
-    let mut chunk = vec![0; CHUNK_BYTES.min(all)];
-    let mut at = span.from;
-    while at < end {
-        let want = usize::try_from(end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
-        let read = from.read_at(at, &mut chunk[..want])?;
-        if read == 0 {
-            break;
-        }
-        copy.write_at(at - span.from, &chunk[..read])?;
-        at += read as u64;
-    }
-    copy.sync()?;
+    copy(disk, &to, (&*from, span.from..end)).inspect_err(|_| {
+        // Half a copy is of no use.
+        drop(disk.remove(&to));
+    })?;
     let reason = Reason {
         segment: segment::file_name(span.segment),
         offset: span.from,
@@ -216,6 +216,25 @@ pub fn keep_span(
     };
     conclude(disk, dir, &to, &reason)?;
     Ok(true)
+}
+
+/// Copies these bytes of a file to a new one, durably.
+fn copy(disk: &dyn Disk, to: &Path, (from, bytes): (&dyn DiskFile, Range<u64>)) -> io::Result<()> {
+    let copy = disk.open(to, Open::CreateNew)?;
+    let all = usize::try_from(bytes.end.saturating_sub(bytes.start)).unwrap_or(usize::MAX);
+    let mut chunk = vec![0; CHUNK_BYTES.min(all)];
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let want =
+            usize::try_from(bytes.end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let read = from.read_at(at, &mut chunk[..want])?;
+        if read == 0 {
+            break;
+        }
+        copy.write_at(at - bytes.start, &chunk[..read])?;
+        at += read as u64;
+    }
+    copy.sync()
 }
 
 /// Moves a whole segment here.

@@ -106,6 +106,13 @@ impl Reserve {
         true
     }
 
+    /// Whether there is none, and so little room that the next start could not do without it: that is not
+    /// for events. Who writes until nothing is left could not even be started again to send it.
+    pub(crate) fn is_spent(&self, disk: &dyn Disk, dir: &Path) -> bool {
+        let least = BYTES_MIN * FREE_SHARE;
+        self.held == 0 && disk.room(dir).is_ok_and(|room| room.free < least)
+    }
+
     /// Tries `what`, once more without the reserve: a full disk must not keep a backlog from being sent.
     pub(crate) fn or_give<T>(
         &mut self,

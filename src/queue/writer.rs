@@ -39,6 +39,7 @@ use super::segment::Position;
 use crate::disk::Disk;
 use crate::disk::DiskFile;
 use crate::disk::Open;
+use crate::disk::is_no_file;
 use crate::event::Route;
 use crate::units::Timestamp;
 
@@ -292,6 +293,9 @@ impl Writer {
         let Some(record) = taken else {
             return Err(AppendError::Impossible("its record was taken".to_owned()));
         };
+        if self.reserve.is_spent(&*self.disk, &self.dir) {
+            return Err(AppendError::Disk(io::ErrorKind::StorageFull.into()));
+        }
         let vital = behind > 0 || draft.facts.iter().any(Fact::is_vital);
         let need = record.len();
         // Events stop one segment short of the limit, so that fires and run ends always have room.
@@ -543,7 +547,7 @@ impl Writer {
     fn check_home(&mut self) -> io::Result<()> {
         let path = self.dir.join(segment::file_name(self.active.id));
         match self.disk.open(&path, Open::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => {
                 if !self.removed {
                     tracing::error!(path = %path.display(), "the queue was removed; start the daemon again");
                 }

@@ -79,6 +79,8 @@ pub(crate) struct Loader {
     reader: LogReader,
     /// For single places, so that the other one stays where it is.
     again: LogReader,
+    /// The segment in which the last load that failed was reading.
+    stuck: u64,
     builder: Builder,
     /// Number of the next event.
     seq: u64,
@@ -110,6 +112,7 @@ impl Loader {
             output: output.to_owned(),
             reader: LogReader::new(disk.clone(), dir, cursor.at),
             again: LogReader::new(disk.clone(), dir, cursor.at),
+            stuck: cursor.at.segment,
             disk,
             dir: dir.to_path_buf(),
             builder: Builder::new(limits),
@@ -147,6 +150,11 @@ impl Loader {
             Order::Again(steps) => self.again(steps, most, end),
         };
         if loaded.is_err() {
+            let reader = match order {
+                Order::Again(_) => &self.again,
+                _ => &self.reader,
+            };
+            self.stuck = reader.position().segment;
             self.builder.clear();
             self.reader.seek(at);
             (self.seq, self.done, self.held) = (seq, done, None);
@@ -417,11 +425,11 @@ impl Loader {
         }
     }
 
-    /// Sets the segment aside that the next load would begin in, when it cannot be read and will not
-    /// be: its events are lost to this output, and no others have to wait for them.
+    /// Sets the segment aside that the last load could not read, when it never will be: its events are
+    /// lost to this output, and no others have to wait for them.
     pub(crate) fn give_up_segment(&mut self, error: &io::Error, end: Position) {
         let at = self.reader.position();
-        let id = quarantine::culprit(&*self.disk, &self.dir, at.segment);
+        let id = quarantine::culprit(&*self.disk, &self.dir, self.stuck);
         if id >= end.segment || !quarantine::is_lasting(error) {
             return;
         }

@@ -12,8 +12,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::load::Loader;
+use super::trail::Way;
 use super::*;
+use crate::disk::Open;
 use crate::disk::mem::MemDisk;
+use crate::disk::mem::Verb;
 use crate::event::Frames;
 use crate::event::Route;
 use crate::event::Stream;
@@ -1067,4 +1070,54 @@ fn a_connection_after_a_failure_is_news_once_until_something_is_acknowledged() {
     lane.told_missing(true);
     assert!(lane.connected(plan, now));
     assert!(!lane.connected(plan, now));
+}
+
+#[test]
+fn the_segment_that_cannot_be_read_is_set_aside_and_none_that_can() {
+    for (verb, errno) in [
+        (Verb::Read, libc::EIO),
+        (Verb::Open(Open::Read), libc::EACCES),
+    ] {
+        let disk = MemDisk::default();
+        // Each start begins a segment: all of them fit into one window.
+        let starts: Vec<Writer> = (0..5).map(|_| queue(&disk, &[10], false).0).collect();
+        let writer = starts.last().unwrap();
+        let end = (writer.durable_end(), writer.captured_seq());
+        let cursor = Cursor {
+            at: Position {
+                segment: 1,
+                offset: 0,
+            },
+            seq: 1,
+            born: 1,
+            ..Cursor::default()
+        };
+        let (shared, limits) = (Arc::new(disk.clone()), settings(1).limits());
+        let mut loader = Loader::new(shared, Path::new("/q"), "out", &cursor, limits);
+        disk.script(
+            move |call| match call.verb == verb && call.path.ends_with("3.seg") {
+                true => crate::disk::mem::Verdict::Fail(errno),
+                false => crate::disk::mem::Verdict::Go,
+            },
+        );
+        let error = loader.load(&Order::Next, 2048, end).unwrap_err();
+        loader.give_up_segment(&error, end.0);
+        disk.fail(crate::disk::mem::Fault::None);
+        let files = disk.files();
+        let names: Vec<&str> = files
+            .iter()
+            .filter_map(|(path, _)| path.strip_prefix("/q/"))
+            .filter(|name| name.ends_with(".seg"))
+            .collect();
+        let there = [1, 2, 4, 5].map(crate::queue::segment::file_name);
+        assert_eq!(names, there, "{errno}");
+        let Found::Next { steps, .. } = loader.load(&Order::Next, 2048, end).unwrap().found else {
+            panic!("another answer");
+        };
+        let damaged = steps.iter().filter(|step| step.way == Way::Damaged);
+        let damaged: Vec<(u64, u64)> = damaged.map(|step| (step.seq, step.events)).collect();
+        assert_eq!(damaged, [(21, 10)], "{errno}");
+        let events: u64 = steps.iter().map(|step| step.events).sum();
+        assert_eq!(events, 50, "{errno}");
+    }
 }

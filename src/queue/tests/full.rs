@@ -219,3 +219,43 @@ fn nothing_is_written_to_a_segment_when_the_next_one_was_begun_in_vain() {
     let ledger = crate::queue::locked(&ledger);
     assert_eq!((ledger.next_seq, ledger.queued()), (11, 10));
 }
+
+#[test]
+fn a_queue_that_is_killed_on_a_full_disk_opens_each_time_and_drains() {
+    let disk = MemDisk::default();
+    disk.limit(60_000);
+    let mut writer = open_large(&disk);
+    let mut next = fill(&mut writer);
+    // The last record's beginning stays behind, as a kill in a write leaves it.
+    for _ in 0..20 {
+        drop(writer);
+        writer = open_large(&disk);
+        next += fill(&mut writer);
+        assert!(used(&disk) <= 60_000);
+    }
+    let end = writer.durable_end();
+    writer.tidy(end, Pressure::Pressed, Timestamp(1)).unwrap();
+    writer
+        .append(&draft(portion(next, 5, 200)), Timestamp(1))
+        .unwrap();
+    writer.commit(Timestamp(1)).unwrap();
+}
+
+#[test]
+fn what_is_cut_off_is_not_kept_where_little_room_is_left() {
+    let disk = MemDisk::default();
+    let mut writer = open(&disk);
+    writer
+        .append(&draft(portion(0, 50, 200)), Timestamp(1))
+        .unwrap();
+    drop(writer);
+    let kept = |room: u64| {
+        let after = disk.crash(6_000);
+        after.limit(used(&after) + room);
+        drop(open(&after));
+        let files = after.files();
+        files.iter().any(|(path, _)| path.ends_with(".bytes"))
+    };
+    assert!(kept(100_000));
+    assert!(!kept(15_000));
+}
